@@ -1,0 +1,37 @@
+"""Settings of the GA-MATR-style agents and of their graph-recurrent attention critic."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from marl_tr.agents.gaussian.config import GaussianConfig
+from marl_tr.critic.config import CriticConfig
+
+__all__ = ["GraphRecurrentConfig", "MatrConfig"]
+
+
+class MatrConfig(GaussianConfig):
+    """Decentralised actors; the GRU and the Beta law are the reconstruction's defaults (specification 2.2)."""
+
+    network: Literal["mlp", "gru"] = Field(default="gru", description="'gru' puts a GRU cell behind the hidden layers.")
+    hidden: list[int] = Field(default=[128], min_length=1, description="Widths of the hidden layers.")
+    activation: Literal["tanh", "relu"] = Field(default="relu", description="Between the hidden layers.")
+    law: Literal["gaussian", "beta"] = Field(default="beta", description="Law of a Box action.")
+
+
+class GraphRecurrentConfig(CriticConfig):
+    """Graph-recurrent attention critic; the switches mirror the ablations."""
+
+    width: int = Field(default=128, ge=4, le=4096, description="Features D of a node.")
+    heads: int = Field(default=4, ge=1, le=64, description="Attention heads; divides `width`.")
+    layers: int = Field(default=2, ge=1, le=8, description="Attention layers.")
+    graph: bool = Field(default=True, description="False: each node attends to itself only.")
+    recurrent: bool = Field(default=True, description="False: a linear layer in place of the GRU cell.")
+    attention: Literal["dot", "gatv2", "uniform"] = Field(
+        default="dot", description="Scores: scaled dot product with an edge bias, GATv2, or 1/|N|."
+    )
+    backend: Literal["dense", "pyg"] = Field(
+        default="dense", description="'dense': masked batched layer; 'pyg': torch-geometric's GATv2Conv (gatv2 only)."
+    )

@@ -1,0 +1,1 @@
+"""Environments that come with marl-tr. Usable alone; nothing here imports the trainer."""

@@ -1,0 +1,174 @@
+"""Names to factories, for everything that a scenario can name.
+
+Built-in and third-party parts come in by the same road: an entry point (groups ``marl_tr.envs``, ``.agents``,
+``.critics``, ``.objectives``, ``.regions``, ``.schedules``, ``.commands``) that exposes a table
+``{name: Entry}``. A process adds its own with `register` / `register_env`; a scenario may name
+``my_package.module:factory`` directly.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+__all__ = [
+    "KINDS",
+    "BadTarget",
+    "DuplicateName",
+    "Entry",
+    "UnknownName",
+    "find",
+    "names",
+    "register",
+    "register_env",
+    "resolve",
+]
+
+KINDS = ("envs", "agents", "critics", "objectives", "regions", "schedules", "commands")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered thing.
+
+    Attributes:
+        target: The factory, or ``"module:attribute"`` of it; a string is imported only when it is used.
+        summary: One line for the listing commands.
+        config: Pydantic model of its settings, or ``"module:attribute"`` of it, or None where the factory's own
+            keyword arguments are the settings.
+        native: Environments only: the factory takes ``num_envs=`` and returns a `VectorEnv`.
+    """
+
+    target: str | Callable[..., Any]
+    summary: str = ""
+    config: str | type | None = None
+    native: bool = False
+
+    def load(self) -> Callable[..., Any]:
+        """The factory itself."""
+        factory: Callable[..., Any] = resolve(self.target) if isinstance(self.target, str) else self.target
+        return factory
+
+    def load_config(self) -> type | None:
+        """The settings' model, or None."""
+        if isinstance(self.config, str):
+            model: type = resolve(self.config)
+            return model
+        return self.config
+
+
+class UnknownName(LookupError):
+    """Nothing of that kind has that name; the message suggests the nearest."""
+
+
+class DuplicateName(ValueError):
+    """Two packages claim one name."""
+
+
+class BadTarget(ImportError):
+    """A ``module:attribute`` string does not lead to anything; the message says which half failed."""
+
+
+_registered: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
+
+
+def register(kind: str, name: str, entry: Entry) -> None:
+    """Add `entry` under `name` for this process.
+
+    Raises:
+        DuplicateName: The name is taken by something else.
+        ValueError: `kind` is not one of `KINDS`.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"no kind {kind!r}; one of {', '.join(KINDS)}")
+    taken = _registered[kind].get(name) or _discovered(kind).get(name)
+    if taken is not None and taken != entry:
+        raise DuplicateName(f"{name!r} is already registered among {kind} (as {taken.target!r})")
+    _registered[kind][name] = entry
+
+
+def register_env(
+    name: str,
+    factory: str | Callable[..., Any],
+    *,
+    summary: str = "",
+    config: str | type | None = None,
+    native: bool = False,
+) -> None:
+    """Make `factory` available to scenarios as environment `name`.
+
+    Args:
+        name: Such as ``"team/my_env-v0"``.
+        factory: Returns a PettingZoo ``ParallelEnv``, a ``gymnasium.Env``, or (with `native`) a `VectorEnv`.
+        summary: One line for ``marl-tr envs``.
+        config: Optional pydantic model of its keyword arguments.
+        native: The factory takes ``num_envs=`` and returns a `VectorEnv`.
+
+    Example:
+        >>> from marl_tr import register_env
+        >>> register_env("docs/cartpole-v0", "gymnasium.envs.classic_control:CartPoleEnv")
+    """
+    register("envs", name, Entry(target=factory, summary=summary, config=config, native=native))
+
+
+def names(kind: str) -> dict[str, Entry]:
+    """Every name of `kind`, sorted, from entry points and from `register`."""
+    return dict(sorted({**_discovered(kind), **_registered[kind]}.items()))
+
+
+def find(kind: str, name: str) -> Entry:
+    """The entry called `name`, or the one that ``module:attribute`` leads to.
+
+    Raises:
+        UnknownName: With the nearest names and the command that lists all.
+        BadTarget: `name` looks like ``module:attribute`` and leads nowhere.
+    """
+    known = names(kind)
+    if name in known:
+        return known[name]
+    if ":" in name:
+        target = resolve(name)
+        return target if isinstance(target, Entry) else Entry(target=target)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    raise UnknownName(f"no {kind.removesuffix('s')} {name!r}{hint} ('marl-tr {kind}' lists all)")
+
+
+def resolve(path: str) -> Any:
+    """Import ``"module:attribute"``.
+
+    Raises:
+        BadTarget: The module or the attribute does not exist, or the module fails to import.
+    """
+    module_name, _, attribute = path.partition(":")
+    if not module_name or not attribute:
+        raise BadTarget(f"{path!r} is not of the form 'package.module:attribute'")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise BadTarget(f"{path!r}: cannot import module {module_name!r}: {error}") from error
+    value: Any = module
+    for part in attribute.split("."):
+        if not hasattr(value, part):
+            near = difflib.get_close_matches(part, dir(value), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise BadTarget(f"{path!r}: module {module_name!r} has no {part!r}{hint}")
+        value = getattr(value, part)
+    return value
+
+
+def _discovered(kind: str) -> Mapping[str, Entry]:
+    found: dict[str, Entry] = {}
+    for point in entry_points(group=f"marl_tr.{kind}"):
+        for name, entry in point.load().items():
+            if name in found and found[name] != entry:
+                raise DuplicateName(
+                    f"two installed packages register {name!r} among {kind}: {found[name].target!r} and "
+                    f"{entry.target!r} (entry point {point.value!r}); uninstall one"
+                )
+            found[name] = entry
+    return found

@@ -1,0 +1,170 @@
+"""What a scenario may say: every section, every field, its unit, range and default.
+
+A *part* is a section whose fields depend on its `kind`: ``region: {kind: trpo, bound: 0.01}``. The registry entry
+of that kind names the model of the other fields; the loader validates them with it and keeps the result as
+`Part.config`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints
+
+__all__ = [
+    "PARTS",
+    "AdvantageSection",
+    "AgentPart",
+    "EnvSection",
+    "EvaluationSection",
+    "OptimizerSection",
+    "Part",
+    "Scenario",
+    "Strict",
+    "TrainerSection",
+]
+
+
+class Strict(BaseModel):
+    """Refuses unknown keys and non-finite numbers."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class Part(BaseModel):
+    """A section whose remaining fields are those of its `kind`."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    kind: str = Field(description="Registered name, or 'package.module:factory'.")
+
+    _config: Any = PrivateAttr(default=None)
+
+    @property
+    def config(self) -> Any:
+        """The validated settings: an instance of the registry entry's config model (a dict where it has none)."""
+        return self._config
+
+
+class AgentPart(Part):
+    """The policies of the agents that `select` matches."""
+
+    select: list[str] = Field(
+        default=["*"],
+        min_length=1,
+        description="Agent names or shell patterns; an agent belongs to the first entry of `agents` that matches it.",
+    )
+    sharing: Literal["none", "all"] = Field(
+        default="none", description="'none': each agent its own parameters; 'all': one set for the agents of a group."
+    )
+
+
+class EnvSection(Strict):
+    """The environment."""
+
+    id: str = Field(description="Registered name ('marl-tr envs' lists them), or 'package.module:factory'.")
+    num_envs: int = Field(default=16, ge=1, le=65_536, description="Parallel copies E.")
+    reward: Literal["own", "mean", "sum"] = Field(
+        default="own",
+        description="The reward that is learned from: each agent's own, or the mean or sum over all living agents.",
+    )
+    config: dict[str, Any] = Field(default_factory=dict, description="The environment's own settings.")
+
+    _config: Any = PrivateAttr(default=None)
+
+    @property
+    def settings(self) -> Any:
+        """`config`, validated: an instance of the registry entry's model, or the plain dict where it has none."""
+        return self.config if self._config is None else self._config
+
+
+class AdvantageSection(Strict):
+    """Generalised advantage estimation (Schulman et al., arXiv 1506.02438)."""
+
+    gamma: float = Field(default=0.99, ge=0, le=1, description="Discount a step.")
+    lam: float = Field(default=0.95, ge=0, le=1, description="GAE's lambda.")
+    normalise: bool = Field(
+        default=True, description="Zero mean, unit standard deviation over each learner's batch (policy step only)."
+    )
+
+
+class OptimizerSection(Strict):
+    """Minibatch gradient steps; for regions that do not take their own step."""
+
+    learning_rate: float = Field(default=5e-4, gt=0, le=1, description="Adam's step size.")
+    anneal: bool = Field(default=False, description="Let the learning rate fall linearly to 0 over the run.")
+    epochs: int = Field(default=5, ge=1, le=1000, description="Passes over a rollout.")
+    minibatches: int = Field(
+        default=1, ge=1, le=4096, description="Minibatches a pass; whole trajectories where the policy is recurrent."
+    )
+    max_grad_norm: float = Field(default=10.0, gt=0, description="Gradient norm a learner, clipped above.")
+
+
+class TrainerSection(Strict):
+    """The loop."""
+
+    total_steps: int = Field(description="Environment steps of the whole run (all copies together).", ge=1)
+    rollout_steps: int = Field(default=128, ge=1, le=100_000, description="Steps T of each copy between updates.")
+    threads: int = Field(default=1, ge=1, le=256, description="torch's threads; part of what makes a run repeatable.")
+    device: str = Field(default="cpu", description="torch device of networks and learning, 'cpu' or 'cuda'.")
+    checkpoint_every: int = Field(default=20, ge=1, description="Iterations between checkpoints.")
+    keep_checkpoints: int = Field(default=3, ge=1, description="How many of the newest checkpoints stay on disk.")
+    runs_dir: Annotated[str, StringConstraints(min_length=1)] = Field(
+        default="runs", description="Folder that gets a folder a run."
+    )
+
+
+class EvaluationSection(Strict):
+    """Held-out episodes."""
+
+    every: int = Field(default=10, ge=0, description="Iterations between evaluations; 0: only at the end.")
+    episodes: int = Field(default=64, ge=1, le=65_536, description="Episodes of an evaluation during the run.")
+    final_episodes: int = Field(default=256, ge=1, le=65_536, description="Episodes of the evaluation at the end.")
+    seed: int = Field(
+        default=1_000_003, ge=0, lt=2**63, description="Seed of the held-out episodes, the same in every evaluation."
+    )
+    policies: list[Literal["sampled", "mode"]] = Field(
+        default=["sampled", "mode"], min_length=1, description="How actions are drawn; the first is the headline."
+    )
+    window: int | None = Field(
+        default=None, ge=1, description="Also report the mean reward a step over the last `window` steps."
+    )
+    references: bool = Field(default=True, description="Evaluate the environment's reference policies beside ours.")
+    media: bool = Field(default=True, description="Pictures of one episode at each evaluation.")
+
+
+class Scenario(Strict):
+    """A run, whole."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)] = Field(
+        description="Names the folder of its runs."
+    )
+    description: str = Field(default="", description="One sentence for 'marl-tr scenarios'.")
+    preset: str | None = Field(
+        default=None,
+        description="mappo, ippo, happo or hatrpo: fills objective, region, schedule, sharing and critic; what the "
+        "file says itself wins.",
+    )
+    seed: int = Field(default=1, ge=0, lt=2**63, description="Every random number of the run follows from it.")
+    env: EnvSection
+    agents: list[AgentPart] = Field(min_length=1, description="Policies, one entry or a list of entries.")
+    objective: Part = Field(description="What an update wants ('marl-tr objectives').")
+    region: Part = Field(description="What bounds it ('marl-tr regions').")
+    schedule: Part = Field(description="How several learners update ('marl-tr schedules').")
+    critic: Part = Field(description="The critic's encoder and fit ('marl-tr critics').")
+    advantage: AdvantageSection = AdvantageSection()
+    optimizer: OptimizerSection | None = Field(
+        default=None, description="Required by regions without a step of their own; refused by the others."
+    )
+    trainer: TrainerSection
+    evaluation: EvaluationSection = EvaluationSection()
+
+
+PARTS: dict[str, str] = {
+    "agents": "agents",
+    "objective": "objectives",
+    "region": "regions",
+    "schedule": "schedules",
+    "critic": "critics",
+}
+"""Sections that are parts, and the registry kind that each draws from."""

@@ -1,0 +1,1 @@
+"""Shipped scenarios: YAML files that `marl-tr run NAME` finds by name."""
