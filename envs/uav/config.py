@@ -1,0 +1,93 @@
+"""Settings of the multi-UAV downlink, with the constants that follow from them."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from marl_tr.scenario.schema import Strict
+
+__all__ = ["DownlinkConfig"]
+
+
+class DownlinkConfig(Strict):
+    """``uav/downlink-v0``: static users, level flight, probabilistic line of sight."""
+
+    num_uavs: int = Field(default=3, ge=1, le=64, description="UAV base stations U, one agent each.")
+    num_users: int = Field(default=20, ge=1, le=10_000, description="Ground users G.")
+    horizon: int = Field(
+        default=100, ge=1, le=1_000_000, description="Slots T of an episode, then truncation."
+    )
+    slot_s: float = Field(default=1.0, gt=0, le=3600, description="Length of a slot, in s.")
+
+    area_m: float = Field(default=1000.0, gt=0, le=1e5, description="Side L of the square area, in m.")
+    altitude_m: float = Field(default=100.0, gt=0, le=1e4, description="Flight height above the users, in m.")
+    v_max: float = Field(default=20.0, gt=0, le=100, description="Highest speed, in m/s.")
+    min_separation_m: float = Field(
+        default=10.0, ge=0, description="Two UAVs closer than this at any moment of a slot collide, in m."
+    )
+    hotspots: int = Field(default=4, ge=1, le=1000, description="Hot spots that users gather round.")
+    hotspot_share: float = Field(default=0.75, ge=0, le=1, description="Share of users in hot spots.")
+    hotspot_sigma_m: float = Field(
+        default=80.0,
+        ge=0,
+        description="Standard deviation of a user's distance from its hot spot, per axis, in m.",
+    )
+
+    environment: Literal["suburban", "urban", "dense_urban", "high_rise"] = Field(
+        default="urban", description="Al-Hourani's constants of the air-to-ground channel."
+    )
+    averaging: Literal["mean_gain", "mean_db"] = Field(
+        default="mean_gain",
+        description="Mean over line of sight or not: of the power gain, or of the loss in dB. They differ by up to "
+        "8 dB.",
+    )
+    carrier_hz: float = Field(default=2e9, gt=0, description="Carrier frequency, in Hz.")
+    bandwidth_hz: float = Field(default=1e6, gt=0, description="Whole bandwidth B, in Hz.")
+    resources: Literal["equal_share", "orthogonal"] = Field(
+        default="equal_share",
+        description="'equal_share': every UAV uses the whole band (interference); 'orthogonal': B/U each. A UAV's "
+        "users split its band equally in both.",
+    )
+    p_max_w: float = Field(default=0.1, gt=0, le=1000, description="Highest transmit power of a UAV, in W.")
+    noise_dbm_hz: float = Field(default=-174.0, ge=-250, le=0, description="Noise power density, in dBm/Hz.")
+    noise_figure_db: float = Field(default=7.0, ge=0, le=60, description="Receivers' noise figure, in dB.")
+
+    lambda_sigma: float = Field(
+        default=0.5, ge=0, description="Weight of the users' rate deviation (population std over R_ref)."
+    )
+    rho: float = Field(
+        default=0.0, ge=0, le=1, description="0: each UAV its own reward; 1: all get the mean (cooperative)."
+    )
+    c_collision: float = Field(default=1.0, ge=0, description="Penalty of a slot with a collision.")
+    c_out: float = Field(
+        default=0.2, ge=0, description="Penalty of a slot in which the border stopped a UAV."
+    )
+    w_energy: float = Field(default=0.0, ge=0, description="Weight of propulsion power over hover power.")
+    comm_power_w: float = Field(default=5.0, ge=0, description="Power of a UAV's radio electronics, in W.")
+
+    comm_range_m: float | None = Field(
+        default=None,
+        gt=0,
+        description="UAVs see and hear each other up to this distance, in m; empty: always.",
+    )
+    sense_range_m: float | None = Field(
+        default=None, gt=0, description="UAVs see users up to this horizontal distance, in m; empty: always."
+    )
+
+    @property
+    def noise_w(self) -> float:
+        """Noise power over the whole band, in W."""
+        return 10 ** ((self.noise_dbm_hz + self.noise_figure_db - 30) / 10) * self.bandwidth_hz
+
+    @property
+    def rate_ref(self) -> float:
+        """``R_ref``: a user's rate at 10 dB with all bands shared evenly, in b/s. Makes rewards of order one."""
+        return self.num_uavs * self.bandwidth_hz / self.num_users * math.log2(11)
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """``("uav_0", ...)``."""
+        return tuple(f"uav_{u}" for u in range(self.num_uavs))
