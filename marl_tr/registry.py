@@ -3,17 +3,20 @@
 Built-in and third-party parts come in by the same road: an entry point (groups ``marl_tr.envs``, ``.agents``,
 ``.critics``, ``.objectives``, ``.regions``, ``.schedules``, ``.commands``) that exposes a table
 ``{name: Entry}``. A process adds its own with `register` / `register_env`; a scenario may name
-``my_package.module:factory`` directly.
+``my_package.module:factory`` directly, and ``gymnasium/CartPole-v1`` leads to Gymnasium's own registry.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
+
+from marl_tr.errors import UserError
 
 __all__ = [
     "KINDS",
@@ -38,8 +41,8 @@ class Entry:
     Attributes:
         target: The factory, or ``"module:attribute"`` of it; a string is imported only when it is used.
         summary: One line for the listing commands.
-        config: Pydantic model of its settings, or ``"module:attribute"`` of it, or None where the factory's own
-            keyword arguments are the settings.
+        config: Pydantic model of its settings, or ``"module:attribute"`` of it, or None where the factory's
+            own keyword arguments are the settings.
         native: Environments only: the factory takes ``num_envs=`` and returns a `VectorEnv`.
     """
 
@@ -61,15 +64,15 @@ class Entry:
         return self.config
 
 
-class UnknownName(LookupError):
+class UnknownName(UserError, LookupError):
     """Nothing of that kind has that name; the message suggests the nearest."""
 
 
-class DuplicateName(ValueError):
+class DuplicateName(UserError, ValueError):
     """Two packages claim one name."""
 
 
-class BadTarget(ImportError):
+class BadTarget(UserError, ImportError):
     """A ``module:attribute`` string does not lead to anything; the message says which half failed."""
 
 
@@ -121,7 +124,7 @@ def names(kind: str) -> dict[str, Entry]:
 
 
 def find(kind: str, name: str) -> Entry:
-    """The entry called `name`, or the one that ``module:attribute`` leads to.
+    """The entry called `name`, or the one that ``module:attribute`` or a foreign registry's prefix leads to.
 
     Raises:
         UnknownName: With the nearest names and the command that lists all.
@@ -133,6 +136,9 @@ def find(kind: str, name: str) -> Entry:
     if ":" in name:
         target = resolve(name)
         return target if isinstance(target, Entry) else Entry(target=target)
+    prefix, slash, rest = name.partition("/")
+    if slash and prefix in _FOREIGN.get(kind, {}):
+        return _FOREIGN[kind][prefix](rest)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     raise UnknownName(f"no {kind.removesuffix('s')} {name!r}{hint} ('marl-tr {kind}' lists all)")
@@ -159,6 +165,33 @@ def resolve(path: str) -> Any:
             raise BadTarget(f"{path!r}: module {module_name!r} has no {part!r}{hint}")
         value = getattr(value, part)
     return value
+
+
+def _from_gymnasium(name: str) -> Entry:
+    """Gymnasium's environment `name`; its settings are what ``gymnasium.make`` takes besides."""
+    import gymnasium
+
+    try:
+        spec = gymnasium.spec(name)
+        creator = resolve(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    except gymnasium.error.Error as error:
+        raise UnknownName(f"no Gymnasium environment {name!r}: {error}") from error
+
+    def make(**config: Any) -> Any:
+        return gymnasium.make(name, **config)
+
+    if creator is not None:
+        # So that a misspelt setting is found when a scenario is read, not when it runs.
+        own = [p for p in inspect.signature(creator).parameters.values() if p.kind is not p.VAR_POSITIONAL]
+        limit = inspect.Parameter("max_episode_steps", inspect.Parameter.KEYWORD_ONLY, default=None)
+        named = {p.name: p.replace(kind=p.KEYWORD_ONLY) for p in own if p.kind is not p.VAR_KEYWORD}
+        rest = [p for p in own if p.kind is p.VAR_KEYWORD]
+        make.__signature__ = inspect.Signature([*({limit.name: limit} | named).values(), *rest])  # type: ignore[attr-defined]
+    return Entry(target=make, summary="Gymnasium")
+
+
+_FOREIGN: dict[str, dict[str, Callable[[str], Entry]]] = {"envs": {"gymnasium": _from_gymnasium}}
+"""``{kind: {prefix: name after the prefix -> entry}}``: registries of others."""
 
 
 def _discovered(kind: str) -> Mapping[str, Entry]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from marl_tr.scenario.schema import Strict
@@ -11,6 +13,8 @@ __all__ = ["ClippedRatioConfig", "SurrogateConfig"]
 
 class SurrogateConfig(Strict):
     """``E[w A]``: the plain importance-weighted surrogate."""
+
+    requires: ClassVar[frozenset[str]] = frozenset({"log_prob"})
 
     entropy: float = Field(default=0.0, ge=0, description="Weight of the entropy bonus.")
 

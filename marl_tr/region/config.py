@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from pydantic import Field
 
 from marl_tr.scenario.schema import Strict
@@ -12,11 +15,13 @@ __all__ = ["MeasuredConfig", "NaturalStepConfig", "TrpoConfig"]
 class MeasuredConfig(Strict):
     """Gradient steps; the divergence is measured, and kept only where a bound is given."""
 
+    requires: ClassVar[frozenset[str]] = frozenset({"log_prob", "kl"})
+
     bound: float | None = Field(
         default=None,
         gt=0,
-        description="Mean KL(old||new) a learner and update, in nats; the Guard interpolates back or rejects beyond. "
-        "Empty: measured and logged only.",
+        description="Mean KL(old||new) a learner and update, in nats; beyond it the Guard interpolates back or "
+        "rejects. Empty: measured and logged only.",
     )
     stop_at: float | None = Field(
         default=None, gt=0, description="End a learner's epochs once its minibatch KL exceeds this, in nats."
@@ -28,18 +33,32 @@ class NaturalStepConfig(Strict):
 
     iterations: int = Field(default=10, ge=1, le=1000, description="Products of conjugate gradients at most.")
     damping: float = Field(default=0.1, ge=0, description="Added to the Fisher matrix inside the solve only.")
-    tolerance: float = Field(default=1e-10, ge=0, description="Squared residual, relative, at which CG stops.")
+    tolerance: float = Field(
+        default=1e-10, ge=0, description="Squared residual, relative, at which CG stops."
+    )
     backtrack: float = Field(default=0.8, gt=0, lt=1, description="Factor of a shorter step.")
     max_backtracks: int = Field(default=10, ge=0, le=100, description="How often the step is shortened.")
     subsample: float = Field(
-        default=0.25, gt=0, le=1, description="Share of trajectories that the Fisher products see; at least one."
+        default=0.25,
+        gt=0,
+        le=1,
+        description="Share of trajectories that the Fisher products see; at least one.",
     )
 
 
 class TrpoConfig(NaturalStepConfig):
     """Trust region policy optimisation (arXiv 1502.05477)."""
 
+    takes_own_step: ClassVar[bool] = True
+    requires: ClassVar[frozenset[str]] = frozenset({"log_prob", "kl"})
+    refuses_objectives: ClassVar[Mapping[str, str]] = {
+        "clip": "its one step starts at ratio 1 and never meets the clip; use 'surrogate'"
+    }
+
     bound: float = Field(default=0.01, gt=0, description="Mean KL(old||new) a learner and update, in nats.")
     accept_ratio: float = Field(
-        default=0.0, ge=0, le=1, description="Least share of the linear prediction that the surrogate must gain."
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Least share of the linear prediction that the surrogate must gain.",
     )

@@ -1,8 +1,8 @@
 """What a scenario may say: every section, every field, its unit, range and default.
 
-A *part* is a section whose fields depend on its `kind`: ``region: {kind: trpo, bound: 0.01}``. The registry entry
-of that kind names the model of the other fields; the loader validates them with it and keeps the result as
-`Part.config`.
+A *part* is a section whose fields depend on its `kind`: ``region: {kind: trpo, bound: 0.01}``. The registry
+entry of that kind names the model of the other fields; the loader validates them with it and keeps the result
+as `Part.config`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Part(BaseModel):
 
     @property
     def config(self) -> Any:
-        """The validated settings: an instance of the registry entry's config model (a dict where it has none)."""
+        """The validated settings: the registry entry's config model (a dict where it has none)."""
         return self._config
 
 
@@ -52,10 +52,11 @@ class AgentPart(Part):
     select: list[str] = Field(
         default=["*"],
         min_length=1,
-        description="Agent names or shell patterns; an agent belongs to the first entry of `agents` that matches it.",
+        description="Agent names or shell patterns; an agent takes the first entry that matches it.",
     )
     sharing: Literal["none", "all"] = Field(
-        default="none", description="'none': each agent its own parameters; 'all': one set for the agents of a group."
+        default="none",
+        description="'none': each agent its own parameters; 'all': one set for the agents of a group.",
     )
 
 
@@ -66,7 +67,7 @@ class EnvSection(Strict):
     num_envs: int = Field(default=16, ge=1, le=65_536, description="Parallel copies E.")
     reward: Literal["own", "mean", "sum"] = Field(
         default="own",
-        description="The reward that is learned from: each agent's own, or the mean or sum over all living agents.",
+        description="The reward learned from: each agent's own, or the mean or sum over the living.",
     )
     config: dict[str, Any] = Field(default_factory=dict, description="The environment's own settings.")
 
@@ -74,7 +75,7 @@ class EnvSection(Strict):
 
     @property
     def settings(self) -> Any:
-        """`config`, validated: an instance of the registry entry's model, or the plain dict where it has none."""
+        """`config`, validated: the registry entry's config model (the plain dict where it has none)."""
         return self.config if self._config is None else self._config
 
 
@@ -84,7 +85,8 @@ class AdvantageSection(Strict):
     gamma: float = Field(default=0.99, ge=0, le=1, description="Discount a step.")
     lam: float = Field(default=0.95, ge=0, le=1, description="GAE's lambda.")
     normalise: bool = Field(
-        default=True, description="Zero mean, unit standard deviation over each learner's batch (policy step only)."
+        default=True,
+        description="Zero mean, unit standard deviation over each learner's batch (policy step only).",
     )
 
 
@@ -95,7 +97,10 @@ class OptimizerSection(Strict):
     anneal: bool = Field(default=False, description="Let the learning rate fall linearly to 0 over the run.")
     epochs: int = Field(default=5, ge=1, le=1000, description="Passes over a rollout.")
     minibatches: int = Field(
-        default=1, ge=1, le=4096, description="Minibatches a pass; whole trajectories where the policy is recurrent."
+        default=1,
+        ge=1,
+        le=4096,
+        description="Minibatches a pass; whole trajectories where the policy is recurrent.",
     )
     max_grad_norm: float = Field(default=10.0, gt=0, description="Gradient norm a learner, clipped above.")
 
@@ -104,11 +109,17 @@ class TrainerSection(Strict):
     """The loop."""
 
     total_steps: int = Field(description="Environment steps of the whole run (all copies together).", ge=1)
-    rollout_steps: int = Field(default=128, ge=1, le=100_000, description="Steps T of each copy between updates.")
-    threads: int = Field(default=1, ge=1, le=256, description="torch's threads; part of what makes a run repeatable.")
+    rollout_steps: int = Field(
+        default=128, ge=1, le=100_000, description="Steps T of each copy between updates."
+    )
+    threads: int = Field(
+        default=1, ge=1, le=256, description="torch's threads; part of what makes a run repeatable."
+    )
     device: str = Field(default="cpu", description="torch device of networks and learning, 'cpu' or 'cuda'.")
     checkpoint_every: int = Field(default=20, ge=1, description="Iterations between checkpoints.")
-    keep_checkpoints: int = Field(default=3, ge=1, description="How many of the newest checkpoints stay on disk.")
+    keep_checkpoints: int = Field(
+        default=3, ge=1, description="How many of the newest checkpoints stay on disk."
+    )
     runs_dir: Annotated[str, StringConstraints(min_length=1)] = Field(
         default="runs", description="Folder that gets a folder a run."
     )
@@ -118,18 +129,29 @@ class EvaluationSection(Strict):
     """Held-out episodes."""
 
     every: int = Field(default=10, ge=0, description="Iterations between evaluations; 0: only at the end.")
-    episodes: int = Field(default=64, ge=1, le=65_536, description="Episodes of an evaluation during the run.")
-    final_episodes: int = Field(default=256, ge=1, le=65_536, description="Episodes of the evaluation at the end.")
+    episodes: int = Field(
+        default=64, ge=1, le=65_536, description="Episodes of an evaluation during the run."
+    )
+    final_episodes: int = Field(
+        default=256, ge=1, le=65_536, description="Episodes of the evaluation at the end."
+    )
     seed: int = Field(
-        default=1_000_003, ge=0, lt=2**63, description="Seed of the held-out episodes, the same in every evaluation."
+        default=1_000_003,
+        ge=0,
+        lt=2**63,
+        description="Seed of the held-out episodes, the same in every evaluation.",
     )
     policies: list[Literal["sampled", "mode"]] = Field(
-        default=["sampled", "mode"], min_length=1, description="How actions are drawn; the first is the headline."
+        default=["sampled", "mode"],
+        min_length=1,
+        description="How actions are drawn; the first is the headline.",
     )
     window: int | None = Field(
         default=None, ge=1, description="Also report the mean reward a step over the last `window` steps."
     )
-    references: bool = Field(default=True, description="Evaluate the environment's reference policies beside ours.")
+    references: bool = Field(
+        default=True, description="Evaluate the environment's reference policies beside ours."
+    )
     media: bool = Field(default=True, description="Pictures of one episode at each evaluation.")
 
 
@@ -142,10 +164,12 @@ class Scenario(Strict):
     description: str = Field(default="", description="One sentence for 'marl-tr scenarios'.")
     preset: str | None = Field(
         default=None,
-        description="mappo, ippo, happo or hatrpo: fills objective, region, schedule, sharing and critic; what the "
-        "file says itself wins.",
+        description="mappo, ippo, happo or hatrpo: fills in objective, region, schedule, sharing and critic; "
+        "what the file says itself wins.",
     )
-    seed: int = Field(default=1, ge=0, lt=2**63, description="Every random number of the run follows from it.")
+    seed: int = Field(
+        default=1, ge=0, lt=2**63, description="Every random number of the run follows from it."
+    )
     env: EnvSection
     agents: list[AgentPart] = Field(min_length=1, description="Policies, one entry or a list of entries.")
     objective: Part = Field(description="What an update wants ('marl-tr objectives').")

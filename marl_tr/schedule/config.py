@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from marl_tr.scenario.schema import Strict
@@ -15,6 +17,9 @@ class SimultaneousConfig(Strict):
 
 class SequentialConfig(Strict):
     """Kuba et al., arXiv 2109.11251: a random order, and the ratios of those before as a factor."""
+
+    needs_own_parameters: ClassVar[bool] = True
+    wants_shared_reward: ClassVar[bool] = True
 
     factor_limit: float = Field(
         default=10.0,

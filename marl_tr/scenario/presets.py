@@ -1,0 +1,83 @@
+"""Named algorithms as what they are: a choice of objective, region, schedule, sharing and critic.
+
+| preset | sharing | objective | region   | schedule     | critic, its fit           | arXiv      |
+|--------|---------|-----------|----------|--------------|---------------------------|------------|
+| mappo  | all     | clip      | measured | simultaneous | centralized, adam         | 2103.01955 |
+| ippo   | all     | clip      | measured | simultaneous | local, adam               | 2011.09533 |
+| happo  | none    | clip      | measured | sequential   | centralized, adam         | 2109.11251 |
+| hatrpo | none    | surrogate | trpo     | sequential   | centralized, trust_region | 2109.11251 |
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+__all__ = ["PRESETS", "fill_in"]
+
+_ADAM_STEPS: dict[str, Any] = {"learning_rate": 5e-4, "epochs": 5, "minibatches": 1}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "mappo": {
+        "agents": {"sharing": "all"},
+        "objective": {"kind": "clip"},
+        "region": {"kind": "measured"},
+        "schedule": {"kind": "simultaneous"},
+        "critic": {"kind": "mlp", "scope": "centralized", "fit": {"kind": "adam"}},
+        "optimizer": _ADAM_STEPS,
+    },
+    "ippo": {
+        "agents": {"sharing": "all"},
+        "objective": {"kind": "clip"},
+        "region": {"kind": "measured"},
+        "schedule": {"kind": "simultaneous"},
+        "critic": {"kind": "mlp", "scope": "local", "fit": {"kind": "adam"}},
+        "optimizer": _ADAM_STEPS,
+    },
+    "happo": {
+        "agents": {"sharing": "none"},
+        "objective": {"kind": "clip"},
+        "region": {"kind": "measured"},
+        "schedule": {"kind": "sequential"},
+        "critic": {"kind": "mlp", "scope": "centralized", "fit": {"kind": "adam"}},
+        "optimizer": _ADAM_STEPS,
+    },
+    "hatrpo": {
+        "agents": {"sharing": "none"},
+        "objective": {"kind": "surrogate"},
+        "region": {"kind": "trpo"},
+        "schedule": {"kind": "sequential"},
+        "critic": {"kind": "mlp", "scope": "centralized", "fit": {"kind": "trust_region"}},
+    },
+}
+"""What each preset fills in; ``agents`` goes to every entry of the scenario's list."""
+
+
+def fill_in(data: dict[str, Any], preset: str) -> dict[str, Any]:
+    """`data` with the preset under it: what `data` says wins, section by section and field by field.
+
+    A part whose `kind` the scenario changed inherits nothing of the preset's other kind, and a changed region
+    brings its own way of stepping, so that the preset's `optimizer` stays out as well.
+    """
+    base = copy.deepcopy(PRESETS[preset])
+    for_agents = base.pop("agents")
+    if _kind(data.get("region"), base["region"]) != base["region"]["kind"]:
+        base.pop("optimizer", None)
+    merged: dict[str, Any] = _merge(base, data)
+    agents = merged.get("agents")
+    if isinstance(agents, list):
+        merged["agents"] = [for_agents | entry if isinstance(entry, dict) else entry for entry in agents]
+    return merged
+
+
+def _merge(base: Any, own: Any) -> Any:
+    if not isinstance(base, dict) or not isinstance(own, dict):
+        return own
+    if "kind" in base and _kind(own, base) != base["kind"]:
+        return own
+    filled = {key: value for key, value in base.items() if key not in own}
+    return {key: _merge(base[key], value) if key in base else value for key, value in own.items()} | filled
+
+
+def _kind(own: Any, base: dict[str, Any]) -> Any:
+    return own.get("kind", base["kind"]) if isinstance(own, dict) else base["kind"]
