@@ -11,6 +11,7 @@ from marl_tr.nn.heads import (
     UnsupportedActionSpace,
     make_head,
 )
+from marl_tr.nn.normaliser import InputNormaliser, ValueNormaliser
 from marl_tr.nn.stacked import Activation, StackedGRUCell, StackedLinear, StackedMLP
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "CategoricalHead",
     "Gaussian",
     "Head",
+    "InputNormaliser",
     "Law",
     "MultiCategorical",
     "MultiDiscreteHead",
@@ -31,5 +33,6 @@ __all__ = [
     "StackedLinear",
     "StackedMLP",
     "UnsupportedActionSpace",
+    "ValueNormaliser",
     "make_head",
 ]
