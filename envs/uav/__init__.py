@@ -9,6 +9,6 @@ ENVIRONMENTS = {
         target="marl_tr.envs.uav.vector:make",
         config="marl_tr.envs.uav.config:DownlinkConfig",
         native=True,
-        summary="UAV base stations choose speed, heading and power to serve ground users (downlink, shared band)",
+        summary="UAV base stations choose speed, heading and power to serve ground users",
     ),
 }

@@ -4,8 +4,8 @@ Pure functions, computed in the dtype of their input; float64 meets the golden v
 simulator. Angles are degrees: the constants were fitted in degrees, and code that feeds radians is the best
 known way to get this model wrong.
 
-Source: Al-Hourani, Kandeepan, Lardner, "Optimal LAP altitude for maximum coverage", IEEE WCL 3(6), 2014; form as
-in Zeng, Xu, Zhang, IEEE TWC 18(4), 2019, equations 3 and 4.
+Source: Al-Hourani, Kandeepan, Lardner, "Optimal LAP altitude for maximum coverage", IEEE WCL 3(6), 2014;
+form as in Zeng, Xu, Zhang, IEEE TWC 18(4), 2019, equations 3 and 4.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def power_gain(
         height: UAV height over the user, in m.
         constants: The environment.
         carrier_hz: Carrier frequency, in Hz.
-        averaging: ``"mean_gain"``: expectation of the gain over line of sight; ``"mean_db"``: of the loss in dB.
+        averaging: ``"mean_gain"``: expectation of the gain over line of sight or not; ``"mean_db"``: of the
+            loss in dB.
 
     Returns:
         Gain below one, shaped like `horizontal_sq`.

@@ -18,7 +18,7 @@ class DownlinkConfig(Strict):
     num_uavs: int = Field(default=3, ge=1, le=64, description="UAV base stations U, one agent each.")
     num_users: int = Field(default=20, ge=1, le=10_000, description="Ground users G.")
     horizon: int = Field(
-        default=100, ge=1, le=1_000_000, description="Slots T of an episode, then truncation."
+        default=100, ge=1, le=1_000_000, description="Slots T until an episode is truncated."
     )
     slot_s: float = Field(default=1.0, gt=0, le=3600, description="Length of a slot, in s.")
 
@@ -33,7 +33,7 @@ class DownlinkConfig(Strict):
     hotspot_sigma_m: float = Field(
         default=80.0,
         ge=0,
-        description="Standard deviation of a user's distance from its hot spot, per axis, in m.",
+        description="Standard deviation of users round their hot spot, per axis, in m.",
     )
 
     environment: Literal["suburban", "urban", "dense_urban", "high_rise"] = Field(
@@ -41,15 +41,14 @@ class DownlinkConfig(Strict):
     )
     averaging: Literal["mean_gain", "mean_db"] = Field(
         default="mean_gain",
-        description="Mean over line of sight or not: of the power gain, or of the loss in dB. They differ by up to "
-        "8 dB.",
+        description="Mean over line of sight or not: of the gain, or of the loss in dB; up to 8 dB apart.",
     )
     carrier_hz: float = Field(default=2e9, gt=0, description="Carrier frequency, in Hz.")
     bandwidth_hz: float = Field(default=1e6, gt=0, description="Whole bandwidth B, in Hz.")
     resources: Literal["equal_share", "orthogonal"] = Field(
         default="equal_share",
-        description="'equal_share': every UAV uses the whole band (interference); 'orthogonal': B/U each. A UAV's "
-        "users split its band equally in both.",
+        description="'equal_share': every UAV uses the whole band (interference); 'orthogonal': B/U each. "
+        "In both, a UAV's users split its band equally.",
     )
     p_max_w: float = Field(default=0.1, gt=0, le=1000, description="Highest transmit power of a UAV, in W.")
     noise_dbm_hz: float = Field(default=-174.0, ge=-250, le=0, description="Noise power density, in dBm/Hz.")
@@ -62,16 +61,14 @@ class DownlinkConfig(Strict):
         default=0.0, ge=0, le=1, description="0: each UAV its own reward; 1: all get the mean (cooperative)."
     )
     c_collision: float = Field(default=1.0, ge=0, description="Penalty of a slot with a collision.")
-    c_out: float = Field(
-        default=0.2, ge=0, description="Penalty of a slot in which the border stopped a UAV."
-    )
+    c_out: float = Field(default=0.2, ge=0, description="Penalty of a slot in which the border stopped it.")
     w_energy: float = Field(default=0.0, ge=0, description="Weight of propulsion power over hover power.")
     comm_power_w: float = Field(default=5.0, ge=0, description="Power of a UAV's radio electronics, in W.")
 
     comm_range_m: float | None = Field(
         default=None,
         gt=0,
-        description="UAVs see and hear each other up to this distance, in m; empty: always.",
+        description="UAVs see each other up to this distance, in m; empty: always.",
     )
     sense_range_m: float | None = Field(
         default=None, gt=0, description="UAVs see users up to this horizontal distance, in m; empty: always."
@@ -84,7 +81,7 @@ class DownlinkConfig(Strict):
 
     @property
     def rate_ref(self) -> float:
-        """``R_ref``: a user's rate at 10 dB with all bands shared evenly, in b/s. Makes rewards of order one."""
+        """``R_ref``: a user's rate at 10 dB and an even share, in b/s; makes rewards of order one."""
         return self.num_uavs * self.bandwidth_hz / self.num_users * math.log2(11)
 
     @property

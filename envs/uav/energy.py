@@ -1,7 +1,7 @@
 """Propulsion power of a rotary-wing UAV in level flight.
 
-Source: Zeng, Xu, Zhang, "Energy minimization for wireless communication with rotary-wing UAV", IEEE TWC 18(4),
-2019, equations 12 and 64 and table I.
+Source: Zeng, Xu, Zhang, "Energy minimization for wireless communication with rotary-wing UAV", IEEE TWC
+18(4), 2019, equations 12 and 64 and table I.
 """
 
 from __future__ import annotations
@@ -27,13 +27,12 @@ _BODY_DRAG = 0.6
 _INDUCED_FACTOR = 0.1
 _PROFILE_DRAG = 0.012
 
-_BLADE_W = (
-    _PROFILE_DRAG / 8 * _AIR_DENSITY * _SOLIDITY * _DISC_AREA_M2 * _BLADE_SPEED_RAD_S**3 * _ROTOR_RADIUS_M**3
-)
+_BLADE_AREA_M2 = _SOLIDITY * _DISC_AREA_M2
+_BLADE_W = _PROFILE_DRAG / 8 * _AIR_DENSITY * _BLADE_AREA_M2 * _BLADE_SPEED_RAD_S**3 * _ROTOR_RADIUS_M**3
 _INDUCED_W = (1 + _INDUCED_FACTOR) * _WEIGHT_N**1.5 / math.sqrt(2 * _AIR_DENSITY * _DISC_AREA_M2)
 # Unrounded: with the table's 4.03 m/s the minimum of the curve moves by 0.01 W.
 _INDUCED_SPEED_SQ = _WEIGHT_N / (2 * _AIR_DENSITY * _DISC_AREA_M2)
-_PARASITE = 0.5 * _BODY_DRAG * _AIR_DENSITY * _SOLIDITY * _DISC_AREA_M2
+_PARASITE = 0.5 * _BODY_DRAG * _AIR_DENSITY * _BLADE_AREA_M2
 
 HOVER_POWER_W = _BLADE_W + _INDUCED_W
 """``P(0)``, in W."""

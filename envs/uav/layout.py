@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from marl_tr.envs.uav.config import DownlinkConfig
 from numpy.typing import NDArray
 
-from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.philox import normal, uniform
 
 __all__ = ["draw_starts", "draw_users"]
@@ -21,8 +21,9 @@ _CENTRES, _MEMBERSHIP, _SCATTER, _BACKGROUND, _STARTS = range(5)
 def draw_users(config: DownlinkConfig, seed: int, stream: Array, episode: Array) -> Array:
     """User positions: hot spots over a uniform background.
 
-    Hot-spot centres are uniform in ``[0.15 L, 0.85 L]^2``; a share of the users lies round them (isotropic normal,
-    clipped to the area), each at a hot spot drawn uniformly; the rest is uniform in the area.
+    Hot-spot centres are uniform in ``[0.15 L, 0.85 L]^2``; a share of the users lies round them
+    (isotropic normal, clipped to the area), each at a hot spot drawn uniformly; the others are uniform in the
+    area.
 
     Args:
         config: Numbers and lengths.

@@ -1,8 +1,8 @@
 """What each UAV sees, and what the centralized critic sees.
 
-All features are scaled to about [-1, 1]: positions by the area's side, speeds by the highest, powers by the
-highest, loads by the number of users, users' rates by ``R_ref``, a UAV's sum rate by ``(G / U) R_ref`` (its share
-of the reward), SINRs by 40 dB.
+All features are scaled to about [-1, 1]: positions by the area's side, speeds and powers by their highest,
+loads by the number of users, users' rates by ``R_ref``, a UAV's sum rate by ``(G / U) R_ref`` (as in the
+reward), SINRs by 40 dB.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.simulator import Simulator
+from numpy.typing import NDArray
 
 __all__ = ["OWN", "PER_OTHER", "PER_USER", "observation_size", "observe", "state_shapes", "write_state"]
 
@@ -41,10 +40,11 @@ def observation_size(config: DownlinkConfig) -> int:
 def state_shapes(config: DownlinkConfig) -> dict[str, tuple[int, ...]]:
     """Shape of each leaf of the global state, without ``E``.
 
-    ``uavs``: position (2), velocity (2), power, load, sum rate. ``users``: position (2), rate, running mean, SINR,
-    then one column a UAV that is 1 where it serves the user. ``time``: slot over horizon. ``edges`` (row: receiver,
-    column: sender): relative position (2), distance, and log10 of the power that the sender brings to the receiver's
-    users, over the noise and over 10. ``adjacency``: 1 within communication range, self included.
+    ``uavs``: position (2), velocity (2), power, load, sum rate. ``users``: position (2), rate, running mean,
+    SINR, then one column a UAV that is 1 where it serves the user. ``time``: slot over horizon. ``edges``
+    (row: receiver, column: sender): relative position (2), distance, and a tenth of log10 of the power that
+    the sender brings to the receiver's users, over the noise. ``adjacency``: 1 within communication range and
+    on the diagonal.
     """
     u, g = config.num_uavs, config.num_users
     return {
@@ -96,9 +96,8 @@ def write_state(sim: Simulator, out: dict[str, Array]) -> None:
     edges[..., 1] = dy
     edges[..., 2] = distance
     edges[..., 3] = 0.1 * np.log10(np.maximum(sim.levels, _LEVEL_FLOOR))
-    out["adjacency"][:] = (
-        1.0 if config.comm_range_m is None else distance * config.area_m <= config.comm_range_m
-    )
+    near = np.inf if config.comm_range_m is None else config.comm_range_m / config.area_m
+    out["adjacency"][:] = distance <= near
 
 
 def _nodes(sim: Simulator) -> Array:
@@ -125,7 +124,7 @@ def _sinr(sim: Simulator) -> Array:
 
 
 def _between(nodes: Array) -> tuple[Array, Array, Array]:
-    """Position of the second index relative to the first, and distance, ``[E, U, U]``, over the area's side."""
+    """Position of the second index relative to the first, and distance, ``[E, U, U]`` over ``L``."""
     dx = nodes[:, None, :, 0] - nodes[:, :, None, 0]
     dy = nodes[:, None, :, 1] - nodes[:, :, None, 1]
     return dx, dy, np.sqrt(dx * dx + dy * dy)

@@ -46,8 +46,9 @@ def serve(
 ) -> Links:
     """Associate every user with its strongest UAV and split each UAV's band equally among its users.
 
-    With ``"equal_share"`` all UAVs use the whole band and disturb each other; with ``"orthogonal"`` each has its
-    own ``B/U``. A user's share of its UAV's power equals its share of the band, so its SINR does not depend on it.
+    With ``"equal_share"`` all UAVs use the whole band and disturb each other; with ``"orthogonal"`` each has
+    its own ``B/U``. A user's share of its UAV's power equals its share of the band, so the SINR does not
+    depend on it.
 
     Args:
         gain: Power gains, ``[E, U, G]``, linear.

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from marl_tr.envs.uav.config import DownlinkConfig
 from numpy.typing import NDArray
 
-from marl_tr.envs.uav.config import DownlinkConfig
+from marl_tr.philox import uniform
 from marl_tr.vector.contract import Actions, Reference, Step
 
 __all__ = ["GROUP", "assign", "k_means", "references"]
@@ -21,45 +22,46 @@ GROUP = "uav"
 
 
 def references(config: DownlinkConfig) -> Sequence[Reference]:
-    """Random actions, hovering where the episode begins, and flying to the users' k-means centroids."""
+    """Random actions, hovering where the episode begins, and flying to the users' k-means centroids.
+
+    One start of Lloyd's algorithm is what the published ladder of this environment calls k-means; the best of
+    eight is the stronger opponent.
+    """
     return (
         Reference("random", _Random(seed=0)),
         Reference("hover, full power", _hover),
-        Reference("k-means, full power", _KMeans(config)),
+        Reference("k-means, full power", _KMeans(config, restarts=1)),
+        Reference("k-means best of 8, full power", _KMeans(config, restarts=8)),
     )
 
 
-def k_means(points: Array, clusters: int, generator: np.random.Generator, *, restarts: int = 8) -> Array:
-    """Centroids of least squared distance: Lloyd's algorithm from k-means++ starts, the best of some restarts.
+def k_means(points: Array, clusters: int, *, stream: Array, restarts: int = 1) -> Array:
+    """Centroids of least squared distance: Lloyd's algorithm from users drawn at random.
 
     Args:
         points: ``[E, G, 2]``; each of the ``E`` sets is clustered alone.
-        clusters: ``U``.
-        generator: Draws the starts.
-        restarts: Independent starts of each set.
+        clusters: ``U``, at most ``G`` of them distinct.
+        stream: Index of each set in the random streams, ``[E]``.
+        restarts: Independent starts; the one with the least sum of squared distances is kept.
 
     Returns:
         ``[E, U, 2]`` float64.
 
-    Source: Arthur and Vassilvitskii, "k-means++: the advantages of careful seeding", SODA 2007.
+    Source: Lloyd, "Least squares quantization in PCM", IEEE Trans. Inf. Theory 28(2), 1982.
     """
-    tiled = np.repeat(points.astype(np.float64), restarts, axis=0)
-    centroids = _plus_plus(tiled, clusters, generator)
-    for _ in range(100):
-        mine = _distance_sq(tiled, centroids).argmin(axis=2)[:, None, :] == np.arange(clusters)[:, None]
-        count = mine.sum(axis=2)
-        moved = mine.astype(np.float64) @ tiled / np.maximum(count, 1)[:, :, None]
-        moved = np.where(count[:, :, None] > 0, moved, centroids)  # an empty cluster stays where it is
-        if np.array_equal(moved, centroids):
-            break
-        centroids = moved
-    inertia = _distance_sq(tiled, centroids).min(axis=2).sum(axis=1).reshape(-1, restarts)
-    best = inertia.argmin(axis=1)
-    return centroids.reshape(-1, restarts, clusters, 2)[np.arange(len(points)), best]
+    users = points.astype(np.float64)
+    picks = np.arange(clusters) % users.shape[1]  # with more UAVs than users, the surplus doubles up
+    runs = []
+    for restart in range(restarts):
+        order = uniform(0, stream, purpose=0, step=restart, count=users.shape[1]).argsort(axis=1)
+        runs.append(_lloyd(users, np.take_along_axis(users, order[:, picks, None], axis=1)))
+    inertia = np.stack([_distance_sq(users, run).min(axis=2).sum(axis=1) for run in runs])
+    best: Array = np.stack(runs)[inertia.argmin(axis=0), np.arange(len(users))]
+    return best
 
 
 def assign(starts: Array, targets: Array) -> Array:
-    """Give each UAV one target so that flights are short: no swap of two UAVs' targets shortens the sum of squares.
+    """Give each UAV one target so that flights are short: no swap of two lowers the sum of squares.
 
     Args:
         starts: ``[E, U, 2]``.
@@ -86,22 +88,24 @@ def assign(starts: Array, targets: Array) -> Array:
     return np.take_along_axis(targets, order[:, :, None], axis=1)
 
 
-def _plus_plus(points: Array, clusters: int, generator: np.random.Generator) -> Array:
-    e, g, _ = points.shape
-    rows = np.arange(e)
-    centroids = points[rows, generator.integers(g, size=e)][:, None, :]
-    for _ in range(clusters - 1):
-        weight = _distance_sq(points, centroids).min(axis=2).cumsum(axis=1)
-        at = (generator.random(e) * weight[:, -1])[:, None]
-        pick = np.minimum((weight <= at).sum(axis=1), g - 1)
-        centroids = np.concatenate((centroids, points[rows, pick][:, None, :]), axis=1)
+def _lloyd(points: Array, centroids: Array) -> Array:
+    clusters = np.arange(centroids.shape[1])
+    for _ in range(100):
+        nearest = _distance_sq(points, centroids).argmin(axis=2)
+        mine = nearest[:, None, :] == clusters[:, None]
+        count = mine.sum(axis=2)[:, :, None]
+        moved = mine.astype(np.float64) @ points / np.maximum(count, 1)
+        moved = np.where(count > 0, moved, centroids)  # an empty cluster stays where it is
+        if np.array_equal(moved, centroids):
+            break
+        centroids = moved
     return centroids
 
 
 def _distance_sq(a: Array, b: Array) -> Array:
     """``[E, N, 2]``, ``[E, M, 2]`` to ``[E, N, M]``."""
-    difference: Array = a[:, :, None, :] - b[:, None, :, :]
-    return np.square(difference).sum(axis=3)
+    squares: Array = np.square(a[:, :, None, :] - b[:, None, :, :]).sum(axis=3)
+    return squares
 
 
 def _actions(array: Array) -> Actions:
@@ -127,8 +131,9 @@ class _Random:
 class _KMeans:
     """Fly straight to a centroid at full speed, hover there, always at full power."""
 
-    def __init__(self, config: DownlinkConfig) -> None:
+    def __init__(self, config: DownlinkConfig, *, restarts: int) -> None:
         self._config = config
+        self._restarts = restarts
         self._targets = np.empty((0, config.num_uavs, 2))
 
     def __call__(self, step: Step) -> Actions:
@@ -140,9 +145,9 @@ class _KMeans:
             fresh = np.ones_like(fresh)
         if fresh.any():
             users = step.state["users"][fresh, :, :2] * config.area_m
-            # The same starts for every scene: what a scene gets does not depend on its neighbours in the batch.
-            found = [k_means(scene[None], config.num_uavs, np.random.default_rng(0))[0] for scene in users]
-            self._targets[fresh] = assign(position[fresh], np.stack(found))
+            stream = np.flatnonzero(fresh)
+            centroids = k_means(users, config.num_uavs, stream=stream, restarts=self._restarts)
+            self._targets[fresh] = assign(position[fresh], centroids)
         way = self._targets - position
         distance = np.sqrt(np.square(way).sum(axis=2))
         speed = np.minimum(distance / (config.v_max * config.slot_s), 1.0)

@@ -1,7 +1,8 @@
 """The batched simulator: one block of environments, pure array code.
 
-A block of about 64 environments keeps its temporaries in the cache, which is faster than one batch of a thousand
-(``E`` here is the block's size). The vector environment runs several blocks, the PettingZoo view runs one of size 1.
+A block of about 64 environments keeps its temporaries in the cache, which is faster than one batch of a
+thousand (``E`` here is the block's size). The vector environment runs several blocks, the PettingZoo view one of
+size 1.
 """
 
 from __future__ import annotations
@@ -11,31 +12,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
-
 from marl_tr.envs.uav.channel import ENVIRONMENTS, power_gain
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.energy import HOVER_POWER_W, propulsion_power
 from marl_tr.envs.uav.layout import draw_starts, draw_users
 from marl_tr.envs.uav.radio import Links, serve
+from numpy.typing import DTypeLike, NDArray
 
 __all__ = ["Outcome", "Simulator", "closest_approach_sq", "fairness"]
 
 Array = NDArray[Any]
 
-_ARRAYS = (
-    "position",
-    "velocity",
-    "power",
-    "users",
-    "serving",
-    "sinr",
-    "rates",
-    "mean_rates",
-    "load",
-    "uav_rates",
-)
-_COUNTERS = ("slot", "episode")
+_PLACES = ("position", "velocity", "power", "users")
+_RADIO = ("serving", "sinr", "rates", "mean_rates", "load", "uav_rates", "levels")
+_ARRAYS = (*_PLACES, *_RADIO, "slot", "episode")
 
 
 @dataclass(frozen=True)
@@ -60,8 +50,7 @@ class Outcome:
 class Simulator:
     """A block of ``E`` environments.
 
-    Before an episode's first slot nothing has been sent: powers, loads, rates and SINRs are zero, and `serving`
-    is -1.
+    Before an episode's first slot nothing has been sent: powers, loads, rates and SINRs are 0, `serving` -1.
 
     Attributes:
         position: ``[E, U, 2]``, in m.
@@ -133,8 +122,8 @@ class Simulator:
         """Fly one slot, then serve the users from where the UAVs are.
 
         Args:
-            actions: ``[E, U, 3]`` in ``[-1, 1]`` (clipped): speed from hover to `v_max`, heading over pi, transmit
-                power from 0.001 `p_max` to `p_max`.
+            actions: ``[E, U, 3]`` in ``[-1, 1]`` (clipped): speed from hover to `v_max`, heading over pi,
+                transmit power from 0.001 `p_max` to `p_max`.
 
         Raises:
             ValueError: An action is not finite.
@@ -143,7 +132,7 @@ class Simulator:
         before = self.position
         out = self._fly(self._checked(actions))
         closest = closest_approach_sq(before, self.position)
-        collision = (closest < config.min_separation_m**2).any(axis=2)
+        collision: Array = np.any(closest < config.min_separation_m**2, axis=2)
         self.transmit()
         self.slot += 1
         self.mean_rates += (self.rates - self.mean_rates) / self.slot[:, None].astype(self.dtype)
@@ -159,7 +148,7 @@ class Simulator:
         return Outcome(reward, collision, out, energy, metrics)
 
     def transmit(self) -> Links:
-        """Serve the users from the present positions at the present powers; updates rates, SINRs and loads."""
+        """Serve the users from the present positions at the present powers; sets what the radio decides."""
         config = self.config
         dx = self.users[:, None, :, 0] - self.position[:, :, 0, None]
         dy = self.users[:, None, :, 1] - self.position[:, :, 1, None]
@@ -186,9 +175,7 @@ class Simulator:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on; arrays are copies."""
-        state: dict[str, Any] = {
-            name: getattr(self, name).copy() for name in (*_ARRAYS, "levels", *_COUNTERS)
-        }
+        state: dict[str, Any] = {name: getattr(self, name).copy() for name in _ARRAYS}
         return {**state, "seed": self.seed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -197,7 +184,7 @@ class Simulator:
         Raises:
             ValueError: An array has another shape than this simulator's.
         """
-        for name in (*_ARRAYS, "levels", *_COUNTERS):
+        for name in _ARRAYS:
             mine, theirs = getattr(self, name), np.asarray(state[name])
             if mine.shape != theirs.shape:
                 raise ValueError(f"{name}: shape {theirs.shape} does not fit a simulator with {mine.shape}")
@@ -278,8 +265,8 @@ def fairness(rates: Array) -> dict[str, Array]:
         rates: ``[E, G]``, in b/s.
 
     Returns:
-        ``[E]`` arrays: sum, mean, population standard deviation, 5th percentile (linear interpolation) and least
-        rate in Mb/s, and Jain's index ``(sum R)^2 / (G sum R^2)``.
+        ``[E]`` arrays: sum, mean, population standard deviation, 5th percentile (linear interpolation) and
+        least rate in Mb/s, and Jain's index ``(sum R)^2 / (G sum R^2)``.
     """
     mbps = np.sort(rates, axis=1) * 1e-6
     users = rates.shape[1]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
-
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.observation import observation_size, observe, state_shapes, write_state
 from marl_tr.envs.uav.references import GROUP, references
 from marl_tr.envs.uav.simulator import Outcome, Simulator
+from numpy.typing import NDArray
+
 from marl_tr.vector.contract import Actions, EnvSpec, GroupSpec, GroupStep, Reference, Step
 
 __all__ = ["BLOCK", "DownlinkVectorEnv", "make"]
@@ -51,15 +52,16 @@ class DownlinkVectorEnv:
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
         self.config = config
+        firsts = range(0, num_envs, BLOCK)
+        self._rows = [slice(first, min(first + BLOCK, num_envs)) for first in firsts]
         self._blocks = [
-            Simulator(config, min(BLOCK, num_envs - first), env_offset=env_offset + first)
-            for first in range(0, num_envs, BLOCK)
+            Simulator(config, rows.stop - rows.start, env_offset=env_offset + rows.start)
+            for rows in self._rows
         ]
-        self._rows = [slice(first, first + block.num_envs) for first, block in self._enumerated()]
         self._size = observation_size(config)
-        self._state_shapes = state_shapes(config)
-        everywhere = {
-            name: spaces.Box(-np.inf, np.inf, shape, np.float32) for name, shape in self._state_shapes.items()
+        self._state_spaces = {
+            name: spaces.Box(-np.inf, np.inf, shape, np.float32)
+            for name, shape in state_shapes(config).items()
         }
         group = GroupSpec(
             name=GROUP,
@@ -71,7 +73,7 @@ class DownlinkVectorEnv:
             id="uav/downlink-v0",
             num_envs=num_envs,
             groups=(group,),
-            state=everywhere,
+            state=self._state_spaces,
             horizon=config.horizon,
             own_state=True,
         )
@@ -82,11 +84,12 @@ class DownlinkVectorEnv:
         Raises:
             ValueError: `seed` is not in ``[0, 2**64)``.
         """
-        for block in self._blocks:
+        out = self._empty()
+        for rows, block in zip(self._rows, self._blocks, strict=True):
             block.reset(seed)
+            _write(block, out, rows)
         reward = np.zeros((self.spec.num_envs, self.config.num_uavs), np.float32)
-        ended = np.zeros(self.spec.num_envs, bool)
-        return self._step(self._observations(), self._states(), reward, ended)
+        return _assemble(out, reward, np.zeros(self.spec.num_envs, bool))
 
     def step(self, actions: Actions) -> Step:
         """Fly one slot in every environment; episodes end together with their last slot's step.
@@ -101,33 +104,26 @@ class DownlinkVectorEnv:
         expected = (self.spec.num_envs, self.config.num_uavs, 3)
         if chosen.shape != expected:
             raise ValueError(f"actions of group {GROUP!r} have shape {chosen.shape}, expected {expected}")
-        observation, state = self._observations(write=False), self._states(write=False)
+        out, final = self._empty(), None
         reward = np.empty(expected[:2], np.float32)
         ended = np.empty(expected[0], bool)
-        final_observation: Array | None = None
-        final_state: dict[str, Array] | None = None
         outcomes: list[Outcome] = []
         for rows, block in zip(self._rows, self._blocks, strict=True):
-            outcome = block.step(chosen[rows])
-            outcomes.append(outcome)
-            reward[rows] = outcome.reward
+            outcomes.append(block.step(chosen[rows]))
+            reward[rows] = outcomes[-1].reward
             ended[rows] = block.slot == self.config.horizon
             if ended[rows].any():
-                if final_observation is None or final_state is None:
-                    final_observation, final_state = (
-                        self._observations(write=False),
-                        self._states(write=False),
-                    )
-                self._write(block, rows, final_observation, final_state)
+                final = final or self._empty()
+                _write(block, final, rows)
                 block.next_episode(np.flatnonzero(ended[rows]))
-            self._write(block, rows, observation, state)
-        step = self._step(observation, state, reward, ended)
-        if final_observation is not None:
-            step.groups[GROUP].final_observation = {"observation": final_observation}
-            step.final_state = final_state
+            _write(block, out, rows)
+        step = _assemble(out, reward, ended)
+        if final is not None:
+            step.groups[GROUP].final_observation = {"observation": final.observation}
+            step.final_state = final.state
+        names = outcomes[0].metrics
         step.metrics = {
-            name: np.concatenate([outcome.metrics[name] for outcome in outcomes])
-            for name in outcomes[0].metrics
+            name: np.concatenate([outcome.metrics[name] for outcome in outcomes]) for name in names
         }
         return step
 
@@ -142,9 +138,7 @@ class DownlinkVectorEnv:
             ValueError: It was taken from another number of environments, UAVs or users.
         """
         if len(state) != len(self._blocks):
-            raise ValueError(
-                f"the state has {len(state)} blocks of environments, this batch has {len(self._blocks)}"
-            )
+            raise ValueError(f"the state has {len(state)} blocks of environments, not {len(self._blocks)}")
         for index, block in enumerate(self._blocks):
             block.load_state_dict(state[f"block_{index}"])
 
@@ -155,39 +149,36 @@ class DownlinkVectorEnv:
     def close(self) -> None:
         """Nothing is held."""
 
-    def _enumerated(self) -> list[tuple[int, Simulator]]:
-        return [(BLOCK * index, block) for index, block in enumerate(self._blocks)]
-
-    # Outputs are new arrays each step, so that a caller may keep a step without copying it.
-    def _observations(self, *, write: bool = True) -> Array:
-        out = np.empty((self.spec.num_envs, self.config.num_uavs, self._size), np.float32)
-        if write:
-            for rows, block in zip(self._rows, self._blocks, strict=True):
-                observe(block, out[rows])
-        return out
-
-    def _states(self, *, write: bool = True) -> dict[str, Array]:
-        out = {
-            name: np.empty((self.spec.num_envs, *shape), np.float32)
-            for name, shape in self._state_shapes.items()
-        }
-        if write:
-            for rows, block in zip(self._rows, self._blocks, strict=True):
-                write_state(block, {name: array[rows] for name, array in out.items()})
-        return out
-
-    def _write(self, block: Simulator, rows: slice, observation: Array, state: dict[str, Array]) -> None:
-        observe(block, observation[rows])
-        write_state(block, {name: array[rows] for name, array in state.items()})
-
-    def _step(self, observation: Array, state: dict[str, Array], reward: Array, ended: Array) -> Step:
-        shape = reward.shape
-        group = GroupStep(
-            observation={"observation": observation},
-            reward=reward,
-            terminated=np.zeros(shape, bool),
-            truncated=np.repeat(ended[:, None], shape[1], axis=1),
-            alive=np.ones(shape, bool),
-            acting=np.ones(shape, bool),
+    def _empty(self) -> _Output:
+        """New arrays each step, so that a caller may keep a step without copying it."""
+        envs = self.spec.num_envs
+        return _Output(
+            observation=np.empty((envs, self.config.num_uavs, self._size), np.float32),
+            state={
+                name: np.empty((envs, *space.shape), np.float32) for name, space in self._state_spaces.items()
+            },
         )
-        return Step(groups={GROUP: group}, done=ended, state=state)
+
+
+@dataclass(frozen=True)
+class _Output:
+    observation: Array
+    state: dict[str, Array]
+
+
+def _write(block: Simulator, out: _Output, rows: slice) -> None:
+    observe(block, out.observation[rows])
+    write_state(block, {name: array[rows] for name, array in out.state.items()})
+
+
+def _assemble(out: _Output, reward: Array, ended: Array) -> Step:
+    shape = reward.shape
+    group = GroupStep(
+        observation={"observation": out.observation},
+        reward=reward,
+        terminated=np.zeros(shape, bool),
+        truncated=np.repeat(ended[:, None], shape[1], axis=1),
+        alive=np.ones(shape, bool),
+        acting=np.ones(shape, bool),
+    )
+    return Step(groups={GROUP: group}, done=ended, state=out.state)
