@@ -20,7 +20,7 @@ class MeasuredConfig(Strict):
     bound: float | None = Field(
         default=None,
         gt=0,
-        description="Mean KL(old||new) a learner and update, in nats; beyond it the Guard interpolates back or "
+        description="Mean KL(old||new) a learner and update, in nats; beyond, the Guard interpolates or "
         "rejects. Empty: measured and logged only.",
     )
     stop_at: float | None = Field(

@@ -100,7 +100,7 @@ def _capabilities(document: Document, checked: Validated) -> list[Problem]:
         if offered is None:
             continue
         for section in ("objective", "region", "schedule"):
-            needed = getattr(checked.configs.get((section,)), "requires", frozenset())
+            needed: frozenset[str] = getattr(checked.configs.get((section,)), "requires", frozenset())
             if needed - offered:
                 message = (
                     f"{section} {document.data[section]['kind']!r} needs {_listed(needed - offered)}, "

@@ -135,7 +135,7 @@ def parse(text: str, file: str) -> Document:
     except yaml.reader.ReaderError as error:
         # The reader gives an offset; a mark with a line is made of it.
         before = _LINE_BREAK.split(text[: error.position])
-        mark = yaml.Mark(file, error.position, len(before) - 1, len(before[-1]), None, None)
+        mark = yaml.Mark(file, error.position, len(before) - 1, len(before[-1]), None, 0)
         raise ScenarioError(
             [composer.at(mark, f"character U+{_code(error.character):04X} is not allowed")]
         ) from error
@@ -188,7 +188,7 @@ class _Composer:
         self.text = text
 
     def document(self) -> _Node:
-        events: Iterator[Any] = iter(yaml.parse(self.text, Loader=yaml.SafeLoader))  # type: ignore[no-untyped-call]
+        events: Iterator[Any] = iter(yaml.parse(self.text, Loader=yaml.SafeLoader))
         next(events)  # the stream's start
         first = next(events)
         if isinstance(first, yaml.StreamEndEvent):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -230,7 +229,7 @@ def _fields_at(model: type[Any], data: Any, path: Path) -> list[str]:
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
     """Every model that an annotation can mean: through unions, lists and `Annotated`."""
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+    if isinstance(annotation, type):
         if issubclass(annotation, BaseModel):
             yield annotation
         return

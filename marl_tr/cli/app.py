@@ -1,0 +1,92 @@
+"""From arguments to a command, and from its end to an exit code."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from marl_tr import __version__, registry
+from marl_tr.errors import Diverged, Interrupted, UserError
+
+__all__ = ["invoke"]
+
+_HELP = (
+    "Multi-agent and generative policies trained under a trust region that is measured and kept. "
+    "Start with: marl-tr run uav_quick"
+)
+
+
+def invoke(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that `arguments` (default: the process's) names; returns its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # 'my_module:make_env' may lie in the user's folder; last, so that nothing installed is shadowed.
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        _build(given)(args=given, prog_name="marl-tr")
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+    except UserError as error:
+        return _say("error", error, 2)
+    except Diverged as error:
+        return _say("diverged", error, 3)
+    except Interrupted as error:
+        return _say("interrupted", error, 130)
+    except BrokenPipeError:
+        # The reader ('| head') has seen enough; nothing more can be written, not even at interpreter exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+def _build(arguments: list[str]) -> typer.Typer:
+    """An application in which the command called is real, and the others are names for the listing."""
+    app = typer.Typer(
+        name="marl-tr", help=_HELP, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False
+    )
+    app.callback()(_options)
+    called = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for name, entry in registry.names("commands").items():
+        command = _interruptible(entry.load()) if name == called else _listed_only
+        summary = f"{entry.summary[:1].upper()}{entry.summary[1:]}."
+        if name == called:
+            app.command(name, short_help=summary)(command)
+        else:
+            app.command(name, help=summary)(command)
+    return app
+
+
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"marl-tr {__version__}")
+        raise typer.Exit
+
+
+def _listed_only() -> None:
+    """Stands for a command that is not called, so that ``--help`` and suggestions know its name."""
+
+
+def _interruptible(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Ctrl-C leaves a command as `Interrupted`, whatever the command-line library makes of it."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> Any:
+        try:
+            return command(*arguments, **options)
+        except KeyboardInterrupt as error:
+            raise Interrupted("stopped by the keyboard") from error
+
+    return run
+
+
+def _say(kind: str, error: Exception, code: int) -> int:
+    # Plain text: messages quote file content, which must not be read as markup.
+    print(f"{kind}: {error}", file=sys.stderr)
+    return code
