@@ -1,6 +1,7 @@
 """Networks, laws of actions and normalisers."""
 
 from marl_tr.nn.distributions import Beta, Categorical, Gaussian, Law, MultiCategorical, ProductLaw
+from marl_tr.nn.graph import DenseGraphAttention, SparseGraphAttention, attention_entropy
 from marl_tr.nn.heads import (
     BoxBetaHead,
     BoxGaussianHead,
@@ -21,6 +22,7 @@ __all__ = [
     "BoxGaussianHead",
     "Categorical",
     "CategoricalHead",
+    "DenseGraphAttention",
     "Gaussian",
     "Head",
     "InputNormaliser",
@@ -29,10 +31,12 @@ __all__ = [
     "MultiDiscreteHead",
     "ProductHead",
     "ProductLaw",
+    "SparseGraphAttention",
     "StackedGRUCell",
     "StackedLinear",
     "StackedMLP",
     "UnsupportedActionSpace",
     "ValueNormaliser",
+    "attention_entropy",
     "make_head",
 ]

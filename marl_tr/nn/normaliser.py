@@ -144,17 +144,18 @@ class ValueNormaliser(nn.Module):
         _merge(self, number, mean, m2)
 
     @torch.no_grad()
-    def rescale(self, last_linear: StackedLinear) -> None:
-        """Bring the statistics into force and rewrite `last_linear` so that denormalised outputs stay.
+    def rescale(self, *last_linears: StackedLinear) -> None:
+        """Bring the statistics into force and rewrite `last_linears` so that denormalised outputs stay.
 
-        ``W' = W s / s'``, ``b' = (s b + m - m') / s'``. The layer has ``O`` outputs.
+        ``W' = W s / s'``, ``b' = (s b + m - m') / s'``. Each layer has ``O`` outputs (or any number where ``O = 1``).
 
         Source: PopArt, van Hasselt et al., arXiv 1602.07714, equations 9 and 10.
         """
         shift, scale = _moments(self, self.minimum_std)
         ratio = self.scale / scale
-        last_linear.weight.copy_(last_linear.weight.double() * ratio.unsqueeze(1))
-        last_linear.bias.copy_(ratio * last_linear.bias.double() + (self.shift - shift) / scale)
+        for layer in last_linears:
+            layer.weight.copy_(layer.weight.double() * ratio.unsqueeze(1))
+            layer.bias.copy_(ratio * layer.bias.double() + (self.shift - shift) / scale)
         self.shift.copy_(shift)
         self.scale.copy_(scale)
 
