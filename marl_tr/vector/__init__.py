@@ -11,15 +11,33 @@ from marl_tr.vector.contract import (
     Trajectory,
     VectorEnv,
 )
+from marl_tr.vector.errors import (
+    BadEnvironmentConfig,
+    BadEnvironmentData,
+    EnvironmentFault,
+    NotAnEnvironment,
+    ReplayMismatch,
+    UnsupportedSpace,
+)
+from marl_tr.vector.in_process import InProcessVectorEnv
+from marl_tr.vector.make import make_vector_env
 
 __all__ = [
     "Actions",
+    "BadEnvironmentConfig",
+    "BadEnvironmentData",
     "EnvSpec",
+    "EnvironmentFault",
     "GroupSpec",
     "GroupStep",
+    "InProcessVectorEnv",
     "Leaves",
+    "NotAnEnvironment",
     "Reference",
+    "ReplayMismatch",
     "Step",
     "Trajectory",
+    "UnsupportedSpace",
     "VectorEnv",
+    "make_vector_env",
 ]

@@ -1,0 +1,89 @@
+"""``marl-tr check-env``: can this environment be trained on, repeated and resumed?"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from marl_tr.registry import find
+from marl_tr.vector.check_parallel import Subject, parallel_checks
+from marl_tr.vector.check_process import two_processes
+from marl_tr.vector.check_vector import Make, vector_checks
+from marl_tr.vector.contract import VectorEnv
+from marl_tr.vector.copies import call_factory, factory_arguments
+from marl_tr.vector.make import make_vector_env
+from marl_tr.vector.report import Check, CheckReport, Finding, Outcome, run_checks
+
+__all__ = ["CheckReport", "Finding", "check_env"]
+
+
+def check_env(
+    id: str, config: Mapping[str, Any] | BaseModel | None = None, *, cycles: int = 300
+) -> CheckReport:
+    """Ask an environment everything that training, comparing and resuming rely on.
+
+    A ParallelEnv gets PettingZoo's ``parallel_api_test`` and ``parallel_seed_test``, a `gymnasium.Env`
+    Gymnasium's ``check_env``; then come questions that those do not ask, and at last the batch that training
+    uses is questioned, which is all that a native `VectorEnv` is asked. What the environment's code raises
+    is a finding.
+
+    Args:
+        id: A registered name, or ``"package.module:factory"``.
+        config: The factory's keyword arguments.
+        cycles: Steps after which an episode is left.
+
+    Raises:
+        UnknownName, BadTarget: `id` leads nowhere.
+        BadEnvironmentConfig: The factory does not take `config`.
+        ValueError: `cycles` is below 1.
+
+    Example:
+        >>> check_env("mpe2.simple_spread_v3:parallel_env", {"continuous_actions": True}).passed
+        True
+    """
+    if cycles < 1:
+        raise ValueError(f"cycles must be at least 1, got {cycles}")
+    entry = find("envs", id)
+    settings: Mapping[str, Any] | BaseModel = {} if config is None else config
+    arguments = factory_arguments(entry, settings, env_id=id)
+
+    def make(num_envs: int) -> VectorEnv:
+        return make_vector_env(id, num_envs=num_envs, config=settings, entry=entry)
+
+    report = run_checks(
+        id, [Check("builds", lambda: _builds(make), "build the environment by hand to see where")]
+    )
+    after: tuple[str, ...] = ("builds",)
+    if report.passed and not entry.native:
+        factory = entry.load()
+        subject = Subject(id, lambda: call_factory(factory, arguments, env_id=id), cycles)
+        report = run_checks(id, parallel_checks(subject), report)
+        # Where these fail the adapter refuses the environment, or repeats the same complaint.
+        after = (
+            *after,
+            "entries of the dicts",
+            "finite values",
+            "nobody is revived",
+            "state()",
+            "repeats itself",
+        )
+        after = (*after, "rewards are numbers", "reset forgets", "seed 0")
+    checks = [
+        *vector_checks(make, cycles, *after),
+        Check(
+            "two processes",
+            lambda: two_processes(id, entry, settings, cycles=min(cycles, 150)),
+            "make the factory importable",
+            (*after, "batch: contract", "batch: same seed"),
+        ),
+    ]
+    return run_checks(id, checks, report)
+
+
+def _builds(make: Make) -> Outcome:
+    with contextlib.closing(make(1)) as env:
+        groups = ", ".join(f"{len(group.agents)} x {group.name}" for group in env.spec.groups)
+    return Outcome(True, f"Agents: {groups}.")

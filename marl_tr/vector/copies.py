@@ -1,0 +1,154 @@
+"""Copies of one environment, made by a user's factory, behind the PettingZoo parallel interface."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+from pydantic import BaseModel, ValidationError
+
+from marl_tr.registry import Entry
+from marl_tr.vector.contract import VectorEnv
+from marl_tr.vector.errors import BadEnvironmentConfig, NotAnEnvironment
+
+__all__ = ["SINGLE_AGENT", "SingleAgentView", "as_parallel", "call_factory", "factory_arguments"]
+
+SINGLE_AGENT = "agent_0"
+"""The name of the one agent of a `gymnasium.Env`."""
+
+
+class SingleAgentView:
+    """A `gymnasium.Env` with the methods of a PettingZoo ``ParallelEnv`` that the adapter calls."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        self.env = env
+        self.possible_agents = [SINGLE_AGENT]
+        self.agents: list[str] = []
+
+    def observation_space(self, agent: str) -> gymnasium.Space[Any]:
+        """The environment's own observation space."""
+        return self.env.observation_space
+
+    def action_space(self, agent: str) -> gymnasium.Space[Any]:
+        """The environment's own action space."""
+        return self.env.action_space
+
+    def reset(self, seed: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See ``ParallelEnv.reset``."""
+        observation, info = self.env.reset(seed=seed)
+        self.agents = [SINGLE_AGENT]
+        return {SINGLE_AGENT: observation}, {SINGLE_AGENT: info}
+
+    def step(self, actions: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+        """See ``ParallelEnv.step``."""
+        observation, reward, terminated, truncated, info = self.env.step(actions[SINGLE_AGENT])
+        if terminated or truncated:
+            self.agents = []
+        values = (observation, reward, terminated, truncated, info)
+        return tuple({SINGLE_AGENT: value} for value in values)
+
+    def state(self) -> Any:
+        """No global state beyond what the one agent sees.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError("a gymnasium.Env has no state()")
+
+    def render(self) -> Any:
+        """See ``gymnasium.Env.render``."""
+        return self.env.render()
+
+    def close(self) -> None:
+        """See ``gymnasium.Env.close``."""
+        self.env.close()
+
+
+def as_parallel(env: Any, *, env_id: str) -> Any:
+    """`env` behind the parallel interface.
+
+    Raises:
+        NotAnEnvironment: It is neither a PettingZoo ``ParallelEnv`` nor a `gymnasium.Env`; with the cure.
+    """
+    if isinstance(env, gymnasium.Env):
+        return SingleAgentView(env)
+    parallel = ("possible_agents", "observation_space", "action_space", "reset", "step")
+    missing = [name for name in parallel if not hasattr(env, name)]
+    if not missing and not hasattr(env, "agent_iter"):
+        return env
+    raise NotAnEnvironment(f"environment {env_id!r}: {_what_it_is(env, missing)}")
+
+
+def _what_it_is(env: Any, missing: list[str]) -> str:
+    kind = f"its factory returned {type(env).__module__}.{type(env).__qualname__}"
+    if hasattr(env, "agent_iter"):
+        return f"{kind}, an AEC environment; convert it with pettingzoo.utils.aec_to_parallel in the factory"
+    if isinstance(env, gymnasium.vector.VectorEnv):
+        return f"{kind}, which is a batch already; return one gymnasium.Env, marl-tr makes the copies"
+    if isinstance(env, VectorEnv):
+        return f"{kind}, a native VectorEnv; register it with register_env(name, factory, native=True)"
+    if inspect.isclass(env):
+        return f"the factory returned the class {env.__qualname__} itself; return an instance of it"
+    if inspect.ismodule(env):
+        return f"{kind}; name a function in it, for example '{env.__name__}:parallel_env'"
+    return (
+        f"{kind}, which lacks {', '.join(missing)}; a factory returns a PettingZoo ParallelEnv or a "
+        "gymnasium.Env (see docs/environments.md)"
+    )
+
+
+def factory_arguments(entry: Entry, config: Mapping[str, Any] | BaseModel, *, env_id: str) -> dict[str, Any]:
+    """The keyword arguments that `config` stands for, validated by the entry's model where it has one.
+
+    Raises:
+        BadEnvironmentConfig: The model refuses `config`; with every reason.
+    """
+    model = entry.load_config()
+    if model is not None and not isinstance(config, BaseModel):
+        try:
+            config = model.model_validate(dict(config))  # type: ignore[attr-defined]
+        except ValidationError as error:
+            reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise BadEnvironmentConfig(f"environment {env_id!r}: {reasons}") from error
+    if isinstance(config, BaseModel):
+        # Not model_dump(): nested models stay what the factory's signature says they are.
+        return {name: getattr(config, name) for name in type(config).model_fields}
+    return dict(config)
+
+
+def call_factory(factory: Any, arguments: Mapping[str, Any], *, env_id: str) -> Any:
+    """``factory(**arguments)``, with arguments that it does not take named beforehand.
+
+    Raises:
+        NotAnEnvironment: `factory` cannot be called.
+        BadEnvironmentConfig: It does not take these arguments.
+    """
+    if not callable(factory):
+        hint = (
+            f"; name a function in it: '{factory.__name__}:parallel_env'" if inspect.ismodule(factory) else ""
+        )
+        raise NotAnEnvironment(f"environment {env_id!r}: {factory!r} is not a factory{hint}")
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):  # builtins without a signature say so themselves
+        return factory(**arguments)
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        known = [
+            p.name for p in signature.parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        ]
+        unknown = [name for name in arguments if name not in known]
+        near = difflib.get_close_matches(unknown[0], known, n=1) if unknown else []
+        hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(known) or 'nothing'}"
+        raise BadEnvironmentConfig(f"environment {env_id!r}: its factory: {error}{hint}") from error
+    try:
+        return factory(**arguments)
+    except TypeError as error:
+        # A factory with **kwargs (gymnasium.make is one) finds out only when it passes them on.
+        if "unexpected keyword argument" in str(error):
+            raise BadEnvironmentConfig(f"environment {env_id!r}: {error}") from error
+        raise

@@ -1,0 +1,36 @@
+"""What can be wrong with somebody's environment: one name each, and a cure in every message."""
+
+from __future__ import annotations
+
+__all__ = [
+    "BadEnvironmentConfig",
+    "BadEnvironmentData",
+    "EnvironmentFault",
+    "NotAnEnvironment",
+    "ReplayMismatch",
+    "UnsupportedSpace",
+]
+
+
+class EnvironmentFault(Exception):
+    """An environment cannot be used as it is; the base of all errors of this package."""
+
+
+class NotAnEnvironment(EnvironmentFault, TypeError):
+    """A factory returned neither a ParallelEnv, nor a gymnasium.Env, nor (where native) a VectorEnv."""
+
+
+class BadEnvironmentConfig(EnvironmentFault, ValueError):
+    """A factory does not take the settings that it was given."""
+
+
+class UnsupportedSpace(EnvironmentFault, TypeError):
+    """An observation or action space of a kind that no adapter exists for."""
+
+
+class BadEnvironmentData(EnvironmentFault, ValueError):
+    """An environment returned what its spaces or its API do not allow; names copy, agent, step and field."""
+
+
+class ReplayMismatch(EnvironmentFault, RuntimeError):
+    """An environment that was reset with its seed and given its actions again did not repeat itself."""

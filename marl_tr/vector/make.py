@@ -1,0 +1,69 @@
+"""From a name in a scenario to a `VectorEnv`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from marl_tr.registry import Entry, find
+from marl_tr.vector.contract import VectorEnv
+from marl_tr.vector.copies import call_factory, factory_arguments
+from marl_tr.vector.errors import NotAnEnvironment
+from marl_tr.vector.in_process import InProcessVectorEnv, RenderedVectorEnv
+
+__all__ = ["make_vector_env"]
+
+
+def make_vector_env(
+    id: str,
+    *,
+    num_envs: int,
+    config: Mapping[str, Any] | BaseModel | None = None,
+    render: bool = False,
+    entry: Entry | None = None,
+) -> VectorEnv:
+    """Build ``E`` copies of the environment registered as `id`.
+
+    Args:
+        id: A registered name, or ``"package.module:factory"``.
+        num_envs: ``E``, at least 1.
+        config: The factory's keyword arguments, or a validated instance of the entry's model.
+        render: Make copy 0 with ``render_mode="rgb_array"`` and give the result a ``render()`` method. Native
+            environments render or do not by themselves.
+        entry: Use this in place of the registry's.
+
+    Raises:
+        UnknownName, BadTarget: See `marl_tr.registry.find`.
+        BadEnvironmentConfig: The factory does not take `config`.
+        NotAnEnvironment: The factory returned something else; with the cure.
+        UnsupportedSpace: A space that no adapter exists for.
+
+    Example:
+        >>> env = make_vector_env("mpe2.simple_spread_v3:parallel_env", num_envs=4, config={"N": 3})
+        >>> env.spec.groups[0].name, env.spec.groups[0].agents
+        ('agent', ('agent_0', 'agent_1', 'agent_2'))
+    """
+    if num_envs < 1:
+        raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+    entry = find("envs", id) if entry is None else entry
+    arguments = factory_arguments(entry, {} if config is None else config, env_id=id)
+    factory = entry.load()
+    if entry.native:
+        env = call_factory(factory, {"num_envs": num_envs, **arguments}, env_id=id)
+        if isinstance(env, VectorEnv):
+            return env
+        raise NotAnEnvironment(
+            f"environment {id!r} is registered with native=True, but its factory returned "
+            f"{type(env).__qualname__}; return a marl_tr.vector.VectorEnv, or leave native out for a "
+            "ParallelEnv or gymnasium.Env"
+        )
+    if not render:
+        return InProcessVectorEnv(id, lambda: call_factory(factory, arguments, env_id=id), num_envs)
+    return RenderedVectorEnv(
+        id,
+        lambda: call_factory(factory, arguments, env_id=id),
+        num_envs,
+        first=lambda: call_factory(factory, {**arguments, "render_mode": "rgb_array"}, env_id=id),
+    )

@@ -1,0 +1,140 @@
+"""Plays an environment behind the parallel interface with drawn actions and keeps everything it answers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from marl_tr.vector.codec import GroupCodec
+from marl_tr.vector.sampling import sample
+
+__all__ = ["Answer", "Episode", "Recorder", "first_difference", "play", "same"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What ``reset`` (step 0) or ``step`` gave, copied, and who was alive before and is after."""
+
+    before: frozenset[str]
+    observations: Mapping[str, Any]
+    rewards: Mapping[str, Any]
+    terminated: Mapping[str, Any]
+    truncated: Mapping[str, Any]
+    infos: Mapping[str, Any]
+    after: frozenset[str]
+    state: Any
+
+    @property
+    def ended(self) -> frozenset[str]:
+        """Agents whose episode ended in this step."""
+        flags = (self.terminated, self.truncated)
+        return frozenset(agent for agent in self.before if any(flag.get(agent, False) for flag in flags))
+
+
+@dataclass
+class Episode:
+    """The answers of one episode, ``answers[0]`` being the reset's; `over` where it ended by itself."""
+
+    answers: list[Answer] = field(default_factory=list)
+    over: bool = False
+
+
+class Recorder:
+    """Plays one episode step by step; equal `action_seed` means equal actions.
+
+    Args:
+        env: See `marl_tr.vector.copies.as_parallel`.
+        groups: Its agents and action codecs.
+        action_seed: Seed of the drawn actions.
+    """
+
+    def __init__(self, env: Any, groups: Sequence[GroupCodec], action_seed: int = 7) -> None:
+        self.env = env
+        self.episode = Episode()
+        self._groups = groups
+        self._generator = np.random.default_rng(action_seed)
+        self._ended: set[str] = set()
+
+    def reset(self, seed: int | None) -> None:
+        """Reset the environment and record its answer."""
+        observations, infos = self.env.reset(seed=seed)
+        nothing: dict[str, Any] = {}
+        self._keep(frozenset(), observations, nothing, nothing, nothing, infos)
+
+    def step(self) -> None:
+        """One step with drawn actions for everybody who is alive."""
+        before = frozenset(self.env.agents)
+        actions = {}
+        for group in self._groups:
+            rows = sample(group.action.space, (len(group.agents),), self._generator)
+            for agent, row in zip(group.agents, rows, strict=True):
+                if agent in before:
+                    actions[agent] = group.action.decode(row)
+        self._record_step(before, actions)
+
+    def _record_step(self, before: frozenset[str], actions: Mapping[str, Any]) -> None:
+        self._keep(before, *self.env.step(actions))
+        self._ended |= self.episode.answers[-1].ended
+        self.episode.over = not self.env.agents or before <= self._ended
+
+    def _keep(self, before: frozenset[str], *values: Mapping[str, Any]) -> None:
+        try:
+            state = copy.deepcopy(self.env.state())
+        except (NotImplementedError, AttributeError):
+            state = None
+        observations, rewards, terminated, truncated, infos = (dict(value) for value in values)
+        self.episode.answers.append(
+            Answer(
+                before=before,
+                observations=copy.deepcopy(observations),
+                rewards=copy.deepcopy(rewards),
+                terminated=terminated,
+                truncated=truncated,
+                infos=infos,
+                after=frozenset(self.env.agents),
+                state=state,
+            )
+        )
+
+
+def play(
+    env: Any, groups: Sequence[GroupCodec], *, seed: int | None, cycles: int, action_seed: int = 7
+) -> Episode:
+    """Play one episode to its end or for `cycles` steps."""
+    recorder = Recorder(env, groups, action_seed)
+    recorder.reset(seed)
+    while not recorder.episode.over and len(recorder.episode.answers) <= cycles:
+        recorder.step()
+    return recorder.episode
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal bit for bit; NaN equals NaN."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if a is None or b is None:
+        return a is b
+    a, b = np.asarray(a), np.asarray(b)
+    return bool(a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes())
+
+
+def first_difference(a: Episode, b: Episode) -> str | None:
+    """Where two recordings part, in words, or None."""
+    for step, (left, right) in enumerate(zip(a.answers, b.answers, strict=False)):
+        where = "the reset" if step == 0 else f"step {step}"
+        if left.after != right.after:
+            return f"{where}: the living agents"
+        for name in ("observations", "rewards", "terminated", "truncated"):
+            mine, theirs = getattr(left, name), getattr(right, name)
+            for agent in mine:
+                if agent not in theirs or not same(mine[agent], theirs[agent]):
+                    return f"{where}: {name} of agent {agent!r}"
+        if not same(left.state, right.state):
+            return f"{where}: state()"
+    if len(a.answers) != len(b.answers):
+        return f"step {min(len(a.answers), len(b.answers))}: one episode is longer"
+    return None

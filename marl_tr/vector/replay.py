@@ -1,0 +1,66 @@
+"""Exact resume of an environment that cannot be saved: its reset seed, its actions since, and digests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marl_tr.vector.codec import GroupCodec
+
+__all__ = ["ReplayLog", "pack", "unpack"]
+
+
+class ReplayLog:
+    """What one copy was given since its reset, and the digest of what it answered.
+
+    Memory is one action and eight bytes a step of the current episode; `begin` forgets the episode before.
+
+    Attributes:
+        actions: A list over the steps of lists over the groups of ``[A, ...]`` arrays.
+        digests: Of the reset, then of each step (see `Rows.digest`).
+    """
+
+    def __init__(self) -> None:
+        self.actions: list[list[NDArray[Any]]] = []
+        self.digests: list[int] = []
+
+    def begin(self, digest: int) -> None:
+        """A new episode."""
+        self.actions = []
+        self.digests = [digest]
+
+    def append(self, actions: Sequence[NDArray[Any]], digest: int) -> None:
+        """One step; `actions` are copied, because their owner may write into them again."""
+        self.actions.append([rows.copy() for rows in actions])
+        self.digests.append(digest)
+
+
+def pack(logs: Sequence[ReplayLog], groups: Sequence[GroupCodec]) -> dict[str, Any]:
+    """All copies' logs in a few arrays: ``length [E]``, ``digests``, and ``actions`` by group, end to end."""
+    length = np.array([len(log.actions) for log in logs], dtype=np.int64)
+    actions = {}
+    for g, group in enumerate(groups):
+        space = group.action.space
+        rows = [step[g] for log in logs for step in log.actions]
+        empty = np.zeros((0, len(group.agents), *(space.shape or ())), dtype=space.dtype)
+        actions[group.name] = np.stack(rows) if rows else empty
+    digests = np.array([digest for log in logs for digest in log.digests], dtype=np.int64)
+    return {"length": length, "digests": digests, "actions": actions}
+
+
+def unpack(packed: Mapping[str, Any], groups: Sequence[GroupCodec]) -> list[ReplayLog]:
+    """The logs that `pack` packed, one a copy."""
+    logs = []
+    first = 0
+    digests = np.asarray(packed["digests"])
+    for copy, length in enumerate(np.asarray(packed["length"])):
+        log = ReplayLog()
+        steps = range(first, first + int(length))
+        log.actions = [[np.asarray(packed["actions"][group.name])[t] for group in groups] for t in steps]
+        log.digests = [int(d) for d in digests[first + copy : first + copy + int(length) + 1]]
+        logs.append(log)
+        first += int(length)
+    return logs
