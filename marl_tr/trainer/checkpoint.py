@@ -4,9 +4,9 @@ Nothing is pickled, so a checkpoint from a stranger can be opened. The file is w
 flushed to the disk together with its folder, and renamed: under its own name it is either absent or whole.
 Equal states give equal bytes.
 
-The header's only entry, ``"marl_tr.checkpoint"``, holds ``{"version": 1, "state": ...}``. In the tree of a state,
-numbers, strings, bools and null stand for themselves and a list for a list; whatever JSON cannot say is an
-object with one tag: ``{"dict": {...}}``, ``{"pairs": [[key, value], ...]}`` (a dict with keys other than
+The header's only entry, ``"marl_tr.checkpoint"``, holds ``{"version": 1, "state": ...}``. In the tree of a
+state, numbers, strings, bools and null stand for themselves and a list for a list; whatever JSON cannot say is
+an object with one tag: ``{"dict": {...}}``, ``{"pairs": [[key, value], ...]}`` (a dict with keys other than
 strings), ``{"tuple": [...]}``, ``{"float": "nan"}``, ``{"tensor": name}``, ``{"array": name}`` and
 ``{"scalar": name}`` (NumPy, with and without dimensions).
 """
