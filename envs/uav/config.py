@@ -75,6 +75,11 @@ class DownlinkConfig(Strict):
     )
 
     @property
+    def shared_reward(self) -> bool:
+        """Whether all agents get the same reward, ``rho = 1``."""
+        return self.rho == 1.0
+
+    @property
     def noise_w(self) -> float:
         """Noise power over the whole band, in W."""
         return 10 ** ((self.noise_dbm_hz + self.noise_figure_db - 30) / 10) * self.bandwidth_hz

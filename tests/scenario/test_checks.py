@@ -1,0 +1,99 @@
+"""Combinations: what cannot work is refused with the reason, what is doubtful is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import pytest
+
+from marl_tr import registry
+from marl_tr.registry import Entry
+from marl_tr.scenario import Problem, load_scenario, scenario_warnings
+from marl_tr.scenario.schema import Strict
+
+Load = Callable[..., list[Problem]]
+
+EXPLICIT = """\
+name: x
+env: {id: uav/downlink-v0}
+agents: {kind: gaussian, sharing: none}
+objective: {kind: surrogate}
+region: {kind: trpo}
+schedule: {kind: simultaneous}
+critic: {kind: mlp}
+trainer: {total_steps: 10}
+"""
+
+
+class SampleOnlyConfig(Strict):
+    """Agents that can be sampled and nothing else."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"sample_distance"})
+
+
+@pytest.fixture
+def sample_only(monkeypatch: pytest.MonkeyPatch) -> str:
+    table = registry._registered["agents"]
+    monkeypatch.setitem(table, "sample_only", Entry("json:loads", config=SampleOnlyConfig))
+    return "sample_only"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "path", "reason"),
+    [
+        ("{kind: surrogate}", "{kind: clip}", 4, "objective.kind", "never meets the clip"),
+        ("{kind: trpo}", "{kind: measured}", 5, "region.kind", "needs gradient steps"),
+        ("critic: {kind: mlp}", "critic: {kind: mlp}\noptimizer: {}", 8, "optimizer", "takes its own step"),
+        (
+            EXPLICIT,
+            EXPLICIT.replace("sharing: none", "sharing: all").replace("simultaneous", "sequential"),
+            3,
+            "agents.sharing",
+            "needs its own parameters",
+        ),
+    ],
+)
+def test_impossible_combinations_are_refused_with_the_reason(
+    problems: Load, old: str, new: str, line: int, path: str, reason: str
+) -> None:
+    assert problems(EXPLICIT) == []
+    assert old in EXPLICIT
+    found = problems(EXPLICIT.replace(old, new))
+    assert [(problem.line, problem.path) for problem in found] == [(line, path)]
+    assert reason in found[0].message
+
+
+def test_agents_without_a_density_cannot_have_a_region_that_needs_one(
+    problems: Load, sample_only: str
+) -> None:
+    found = problems(EXPLICIT.replace("kind: gaussian", f"kind: {sample_only}"))
+    assert {(problem.line, problem.path) for problem in found} == {(3, "agents.kind")}
+    assert {problem.message.split(" needs ")[0] for problem in found} == {
+        "objective 'surrogate'",
+        "region 'trpo'",
+    }
+    assert all("they have sample_distance" in problem.message for problem in found)
+
+
+def test_a_combination_that_a_preset_made_is_shown_at_the_preset(problems: Load) -> None:
+    text = (
+        "name: x\npreset: mappo\nenv: {id: uav/downlink-v0}\nagents: {kind: gaussian}\n"
+        "region: {kind: trpo}\ntrainer: {total_steps: 10}\n"
+    )
+    assert [(problem.line, problem.path) for problem in problems(text)] == [(2, "objective.kind")]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "count"),
+    [
+        (["env.config.rho=1.0"], 0),
+        (["env.config.rho=0.5"], 1),
+        (["env.config.rho=0.5", "env.reward=mean"], 0),
+        (["env.config.rho=0.5", "schedule.kind=simultaneous"], 0),
+    ],
+)
+def test_a_sequence_of_updates_on_selfish_rewards_is_warned_of(overrides: list[str], count: int) -> None:
+    warnings = scenario_warnings(load_scenario("uav_team", overrides))
+    assert len(warnings) == count
+    assert all("env: {reward: mean}" in warning for warning in warnings)

@@ -1,0 +1,87 @@
+"""Presets fill in what a scenario leaves open, and nothing else."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from marl_tr.scenario import load_scenario
+from marl_tr.scenario.presets import PRESETS, fill_in
+
+MINIMAL = {
+    "name": "p",
+    "env": {"id": "uav/downlink-v0"},
+    "agents": {"kind": "gaussian"},
+    "trainer": {"total_steps": 10},
+}
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_each_preset_alone_makes_a_whole_scenario(preset: str) -> None:
+    scenario = load_scenario(MINIMAL | {"preset": preset})
+    kinds = {name: getattr(scenario, name).kind for name in ("objective", "region", "schedule", "critic")}
+    assert kinds == {name: PRESETS[preset][name]["kind"] for name in kinds}
+    assert scenario.agents[0].sharing == PRESETS[preset]["agents"]["sharing"]
+    assert scenario.env.reward == "own"
+
+
+def test_the_presets_are_the_named_algorithms() -> None:
+    def shape(preset: str) -> tuple[str, ...]:
+        s = load_scenario(MINIMAL | {"preset": preset})
+        critic = s.critic.config
+        return (
+            s.agents[0].sharing,
+            s.objective.kind,
+            s.region.kind,
+            s.schedule.kind,
+            critic.scope,
+            critic.fit.kind,
+            "optimizer" if s.optimizer else "",
+        )
+
+    assert shape("mappo") == ("all", "clip", "measured", "simultaneous", "centralized", "adam", "optimizer")
+    assert shape("ippo") == ("all", "clip", "measured", "simultaneous", "local", "adam", "optimizer")
+    assert shape("happo") == ("none", "clip", "measured", "sequential", "centralized", "adam", "optimizer")
+    assert shape("hatrpo") == ("none", "surrogate", "trpo", "sequential", "centralized", "trust_region", "")
+
+
+def test_fields_of_the_same_kind_are_merged_and_the_files_win() -> None:
+    merged = fill_in({"critic": {"scope": "local", "fit": {"epochs": 3}}}, "mappo")
+    assert merged["critic"] == {"kind": "mlp", "scope": "local", "fit": {"kind": "adam", "epochs": 3}}
+
+
+def test_a_changed_kind_inherits_nothing_of_the_other() -> None:
+    merged = fill_in({"critic": {"kind": "graph_recurrent"}}, "ippo")
+    assert merged["critic"] == {"kind": "graph_recurrent"}
+    inner = fill_in({"critic": {"fit": {"kind": "trust_region"}}}, "ippo")
+    assert inner["critic"] == {"kind": "mlp", "scope": "local", "fit": {"kind": "trust_region"}}
+
+
+def test_a_changed_region_leaves_the_presets_optimizer_out() -> None:
+    assert "optimizer" not in fill_in({"region": {"kind": "trpo"}}, "mappo")
+    assert fill_in({"region": {"bound": 0.1}}, "mappo")["optimizer"]["epochs"] == 5
+
+
+def test_every_agents_entry_gets_the_sharing_that_it_does_not_state() -> None:
+    merged = fill_in({"agents": [{"kind": "a"}, {"kind": "b", "sharing": "none"}]}, "mappo")
+    assert [entry["sharing"] for entry in merged["agents"]] == ["all", "none"]
+
+
+def test_filling_in_changes_neither_the_table_nor_the_scenario() -> None:
+    table, own = copy.deepcopy(PRESETS), {"critic": {"fit": {"epochs": 2}}}
+    merged = fill_in(own, "mappo")
+    merged["critic"]["fit"]["kind"] = "changed"
+    merged["optimizer"]["epochs"] = 99
+    assert table == PRESETS
+    assert own == {"critic": {"fit": {"epochs": 2}}}
+
+
+def test_an_unknown_preset_is_answered_with_the_nearest() -> None:
+    with pytest.raises(Exception, match="did you mean 'happo'"):
+        load_scenario(MINIMAL | {"preset": "hapo"})
+
+
+def test_a_null_section_stays_the_users_decision() -> None:
+    with pytest.raises(Exception, match="needs gradient steps"):
+        load_scenario(MINIMAL | {"preset": "mappo", "optimizer": None})
