@@ -63,7 +63,8 @@ def iqm(scores: ArrayLike) -> Array:
     n = ordered.shape[-1]
     rank = np.arange(n, dtype=np.float64)
     inside = np.minimum(rank + 1, 0.75 * n) - np.maximum(rank, 0.25 * n)
-    result: Array = ordered @ (np.maximum(inside, 0.0) / (0.5 * n))
+    # Not a matrix product: its rounding would depend on how many rows are reduced together.
+    result: Array = (ordered * (np.maximum(inside, 0.0) / (0.5 * n))).sum(axis=-1)
     return result
 
 

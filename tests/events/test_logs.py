@@ -171,7 +171,7 @@ def test_another_log_than_the_checkpoints_is_refused(tmp_path: Path) -> None:
 
 def test_the_logs_import_neither_torch_nor_tensorboard() -> None:
     program = (
-        "import sys; import marl_tr.events, marl_tr.events.jsonl, marl_tr.events.audit_log, marl_tr.events.console,"
+        "import sys; import marl_tr.events.jsonl, marl_tr.events.audit_log, marl_tr.events.console,"
         " marl_tr.events.tensorboard, marl_tr.analysis, marl_tr.analysis.audit, marl_tr.analysis.plots,"
         " marl_tr.analysis.video; print(sorted({'torch', 'tensorboard', 'matplotlib', 'PIL', 'imageio'}"
         " & set(sys.modules)))"

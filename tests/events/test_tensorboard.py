@@ -1,4 +1,5 @@
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def test_hyperparameters_are_in_the_one_event_file(tmp_path: Path) -> None:
     experiment = hparams_metadata.parse_experiment_plugin_data(
         content[hparams_metadata.EXPERIMENT_TAG].plugin_data.content
     )
-    assert [metric.name.tag for metric in experiment.metric_infos][0] == "eval/iqm"
+    assert next(metric.name.tag for metric in experiment.metric_infos) == "eval/iqm"
     assert hparams_metadata.SESSION_END_INFO_TAG in content
     table = events.Tensors("scenario/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "| trainer.hidden | [64, 64] |" in table
@@ -104,12 +105,9 @@ def test_each_learner_has_one_chart_of_divergence_and_bound(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("learner", ["uav_1", "a.b", "x (y)", "group/uav"])
 def test_a_learners_chart_shows_its_tags_and_no_others(learner: str) -> None:
-    import re
-
     (chart,) = layout([learner])["trust region: divergence and its bound"].values()
-    tags = [
-        f"region/{q}/{name}" for q in ("divergence", "bound", "accepted") for name in (learner, f"{learner}0")
-    ]
+    names = (learner, f"{learner}0", f"other/{learner}")
+    tags = [f"region/{what}/{name}" for what in ("divergence", "bound", "accepted") for name in names]
     # TensorBoard matches the way re.match does, with all the chart's expressions joined.
     shown = [tag for tag in tags if re.match("|".join(f"({expression})" for expression in chart[1]), tag)]
     assert shown == [f"region/divergence/{learner}", f"region/bound/{learner}"]
