@@ -147,7 +147,8 @@ class ValueNormaliser(nn.Module):
     def rescale(self, *last_linears: StackedLinear) -> None:
         """Bring the statistics into force and rewrite `last_linears` so that denormalised outputs stay.
 
-        ``W' = W s / s'``, ``b' = (s b + m - m') / s'``. Each layer has ``O`` outputs (or any number where ``O = 1``).
+        ``W' = W s / s'``, ``b' = (s b + m - m') / s'``. Each layer has ``O`` outputs,
+        or any number where ``O = 1``.
 
         Source: PopArt, van Hasselt et al., arXiv 1602.07714, equations 9 and 10.
         """
@@ -166,9 +167,8 @@ class ValueNormaliser(nn.Module):
 
 
 def _register(module: nn.Module, shape: tuple[int, ...], count_shape: tuple[int, ...]) -> None:
-    # Buffers survive `module.double()` and `.float()`, but a cast to float32 would lose what float64 is for;
-    # the modules are therefore to be cast by parameters (`functional_call` with float64 copies), not by
-    # `.float()`.
+    # float64 whatever the network's dtype: thousands of merges must not drift. A `.float()` on the whole
+    # module would undo that; a float64 path casts the parameters instead (`functional_call`).
     module.register_buffer("count", torch.zeros(count_shape, dtype=torch.float64))
     for name in ("mean", "m2", "shift"):
         module.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
