@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,7 +75,8 @@ def learning_curve_figure(
         _draw(axes, curve, _COLORS[index % len(_COLORS)])
     _draw_references(axes, dict(references or {}))
     axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
+    # The convention of a return makes long labels.
+    axes.set_ylabel(fill(ylabel, 48))
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.margins(x=0)
@@ -116,7 +118,17 @@ def _draw(axes: Axes, curve: Curve, color: str) -> None:
         axes.fill_between(curve.steps, curve.low, curve.high, color=color, alpha=0.18, linewidth=0)
     # A single point, as in a run's first figure, is no line.
     marker = "o" if len(curve.steps) < 30 else ""
-    axes.plot(curve.steps, curve.values, color=color, linewidth=2, marker=marker, markersize=4, label=label)
+    axes.plot(
+        curve.steps,
+        curve.values,
+        color=color,
+        linewidth=2,
+        marker=marker,
+        markersize=4,
+        label=label,
+        # The axes end at the last point; its marker is shown whole.
+        clip_on=False,
+    )
 
 
 def _draw_references(axes: Axes, references: Mapping[str, float]) -> None:
@@ -141,12 +153,20 @@ def _draw_references(axes: Axes, references: Mapping[str, float]) -> None:
 
 
 def _spread(values: Sequence[float], *, gap: float) -> list[float]:
-    """Places for labels near the ascending `values`, at least `gap` apart, centred on them."""
-    places: list[float] = []
+    """Places for labels of ascending `values`, at least `gap` apart; only what would overlap is moved."""
+    clusters: list[list[float]] = []
     for value in values:
-        places.append(max(value, places[-1] + gap) if places else value)
-    shift = float(np.mean(np.subtract(places, values))) if places else 0.0
-    return [place - shift for place in places]
+        clusters.append([value])
+        # Clusters are centred on their values; two that meet become one.
+        while len(clusters) > 1 and _places(clusters[-1], gap)[0] < _places(clusters[-2], gap)[-1] + gap:
+            last = clusters.pop()
+            clusters[-1] += last
+    return [place for cluster in clusters for place in _places(cluster, gap)]
+
+
+def _places(cluster: Sequence[float], gap: float) -> list[float]:
+    first = sum(cluster) / len(cluster) - gap * (len(cluster) - 1) / 2
+    return [first + gap * index for index in range(len(cluster))]
 
 
 def _check(curve: Curve) -> None:

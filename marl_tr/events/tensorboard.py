@@ -55,7 +55,7 @@ class TensorBoardSink:
         # A resumed run has them in its first file; TensorBoard reads all files of a folder as one run.
         if purge_step is None:
             self._writer.add_custom_scalars(layout(learners))
-            self._write_hyperparameters(flatten(hyperparameters or {}))
+        self._write_hyperparameters(flatten(hyperparameters or {}), begins=purge_step is None)
         self._writer.flush()
 
     def write(self, event: Event) -> None:
@@ -94,7 +94,7 @@ class TensorBoardSink:
     def _file(self) -> Any:
         return self._writer._get_file_writer()  # type: ignore[no-untyped-call]
 
-    def _write_hyperparameters(self, flat: Mapping[str, float | str]) -> None:
+    def _write_hyperparameters(self, flat: Mapping[str, float | str], *, begins: bool) -> None:
         """Write what `SummaryWriter.add_hparams` would write to an event file and run of its own."""
         if not flat:
             return
@@ -103,9 +103,10 @@ class TensorBoardSink:
         experiment, start, self._ended = hparams(  # type: ignore[no-untyped-call]
             dict(flat), dict.fromkeys(_HPARAM_METRICS, 0.0)
         )
-        self._file.add_summary(experiment)
-        self._file.add_summary(start)
-        self._writer.add_text("scenario", markdown_table(flat), 0)
+        if begins:
+            self._file.add_summary(experiment)
+            self._file.add_summary(start)
+            self._writer.add_text("scenario", markdown_table(flat), 0)
 
     def _write_video(self, tag: str, frames: NDArray[Any], step: int) -> None:
         """What `SummaryWriter.add_video` writes, without its dependency on moviepy."""

@@ -134,6 +134,15 @@ def test_an_edited_log_is_found(tmp_path: Path, edit: Any, rows: list[int]) -> N
     assert "NOT TRUSTWORTHY" in report.render()
 
 
+def test_an_edited_line_with_a_digest_that_fits_breaks_the_next(tmp_path: Path) -> None:
+    run = write(tmp_path / "run", *(line(i) for i in range(3)))
+    forged = write(tmp_path / "forged", line(0), line(1, accepted=0.001))
+    second = (forged / "audit.jsonl").read_text().splitlines()[1]
+    edited(run, lambda lines: lines.__setitem__(1, second))
+    (finding,) = audit([run]).findings
+    assert finding.where.endswith("audit.jsonl:3")
+
+
 def test_iterations_that_go_back_are_found(tmp_path: Path) -> None:
     report = audit([write(tmp_path / "run", line(0), line(5), line(3))])
     assert [finding.what for finding in report.findings] == [

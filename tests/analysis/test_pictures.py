@@ -114,6 +114,7 @@ def test_the_figure_holds_the_curves_bands_and_references() -> None:
         "k-means, full power 0.718",
     ]
     places = [text.xyann[1] for text in axes.texts]
+    assert places[0] == 0.2, "a label that is alone stands at its line"
     assert np.diff(places).min() > 0.03, "labels do not overlap"
     assert len(axes.collections) == 2
     assert axes.get_legend() is not None

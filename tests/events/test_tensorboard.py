@@ -121,6 +121,7 @@ def test_a_resume_hides_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     resumed = TensorBoardSink(tmp_path, hyperparameters={"seed": 1}, learners=["a"], purge_step=50 + 1)
     for step in range(60, 80, 10):
         resumed.write(Event(step, Phase.TRAIN, {"x": 2.0}))
+    resumed.write(Event(80, Phase.FINAL))
     resumed.close()
     events = read(tmp_path)
     assert [(e.step, e.value) for e in events.Scalars("x")] == [
@@ -129,6 +130,8 @@ def test_a_resume_hides_what_came_after_the_checkpoint(tmp_path: Path) -> None:
         (70, 2.0),
     ]
     assert hparams_metadata.SESSION_START_INFO_TAG in events.summary_metadata
+    assert hparams_metadata.SESSION_END_INFO_TAG in events.summary_metadata
+    assert len(events.Tensors("scenario/text_summary")) == 1
     assert "custom_scalars__config__" in events.Tags()["tensors"]
 
 
