@@ -48,7 +48,12 @@ class TrustRegionFitConfig(Strict):
     )
     max_backtracks: int = Field(default=10, ge=0, le=100, description="Halvings of a step at most.")
     subsample: float = Field(
-        default=0.25, gt=0, le=1, description="Share of trajectories that the products see; at least one."
+        default=0.1, gt=0, le=1, description="Share of the windows that the products see; at least one."
+    )
+    window: int = Field(
+        default=10,
+        ge=1,
+        description="Steps of a window in the products of a recurrent critic; its memory enters as a constant.",
     )
 
 

@@ -42,7 +42,7 @@ class NaturalStepConfig(Strict):
         default=0.25,
         gt=0,
         le=1,
-        description="Share of trajectories that the Fisher products see; at least one.",
+        description="Share of the batch that the Fisher products see: decisions, or whole trajectories of a recurrent policy.",
     )
 
 

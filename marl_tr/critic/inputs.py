@@ -1,0 +1,119 @@
+"""What a centralized critic sees, in one shape for every encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from marl_tr.rollout.container import Rollout
+
+__all__ = ["CriticInputs", "bootstrap_inputs", "cut_windows", "rollout_inputs"]
+
+
+@dataclass(frozen=True)
+class CriticInputs:
+    """A batch of sequences for a critic.
+
+    Attributes:
+        observation: ``{group: [T, E, A, D]}``, leaves side by side; zero for the dead.
+        previous_action: ``{group: [T, E, A, D]}``, encoded.
+        state: ``{leaf: [T, E, ...]}``.
+        starts: ``[T, E]`` bool, memory is zero there.
+        memory: ``[E, A, H]`` before the first step, or None.
+    """
+
+    observation: dict[str, Tensor]
+    previous_action: dict[str, Tensor]
+    state: dict[str, Tensor]
+    starts: Tensor
+    memory: Tensor | None
+
+    def environments(self, index: Tensor) -> CriticInputs:
+        """Some environments' sequences, whole."""
+        return CriticInputs(
+            observation={name: x[:, index] for name, x in self.observation.items()},
+            previous_action={name: x[:, index] for name, x in self.previous_action.items()},
+            state={name: x[:, index] for name, x in self.state.items()},
+            starts=self.starts[:, index],
+            memory=None if self.memory is None else self.memory[index],
+        )
+
+    def windows(self, length: int, memories: Tensor | None) -> CriticInputs:
+        """Sequences cut into windows of `length` steps, ``[length, E (T // length), ...]``; the rest is left out.
+
+        What a recurrent critic remembers at a window's start enters as a constant: `memories` ``[T, E, A, H]`` are
+        its memories after each step.
+        """
+
+        def cut(x: Tensor) -> Tensor:
+            return cut_windows(x, length)
+
+        memory = None
+        if memories is not None:
+            assert self.memory is not None
+            last = len(self.starts) // length * length - 1
+            before = memories[length - 1 : last : length]
+            memory = torch.cat([self.memory.unsqueeze(0), before]).flatten(0, 1)
+        return CriticInputs(
+            observation={name: cut(x) for name, x in self.observation.items()},
+            previous_action={name: cut(x) for name, x in self.previous_action.items()},
+            state={name: cut(x) for name, x in self.state.items()},
+            starts=cut(self.starts),
+            memory=memory,
+        )
+
+    def to(self, dtype: torch.dtype) -> CriticInputs:
+        """Floating point parts in `dtype`."""
+        return CriticInputs(
+            observation={name: x.to(dtype) for name, x in self.observation.items()},
+            previous_action={name: x.to(dtype) for name, x in self.previous_action.items()},
+            state={name: x.to(dtype) for name, x in self.state.items()},
+            starts=self.starts,
+            memory=None if self.memory is None else self.memory.to(dtype),
+        )
+
+
+def rollout_inputs(rollout: Rollout, memory: Tensor | None) -> CriticInputs:
+    """The critic's view of a rollout; `memory` ``[E, A, H]`` is what it remembers at the first step."""
+    return CriticInputs(
+        observation={
+            name: _beside(g.observation) * g.alive.unsqueeze(-1) for name, g in rollout.groups.items()
+        },
+        previous_action={name: g.previous_action for name, g in rollout.groups.items()},
+        state={name: x.float() for name, x in rollout.state.items()},
+        starts=rollout.starts,
+        memory=memory,
+    )
+
+
+def bootstrap_inputs(rollout: Rollout, memories: Tensor | None) -> CriticInputs:
+    """The ``M`` moments that follow a cut, as a batch of one step: ``T = 1, E = M``.
+
+    Args:
+        rollout: Where the cuts are.
+        memories: ``[T, E, A, H]`` after each step of the rollout, or None.
+    """
+    cut = rollout.bootstrap
+    return CriticInputs(
+        observation={name: _beside(leaves).unsqueeze(0) for name, leaves in cut.observation.items()},
+        previous_action={
+            name: g.action[cut.time, cut.env].unsqueeze(0) for name, g in rollout.groups.items()
+        },
+        state={name: x.float().unsqueeze(0) for name, x in cut.state.items()},
+        starts=torch.zeros(1, len(cut.time), dtype=torch.bool, device=cut.time.device),
+        memory=None if memories is None else memories[cut.time, cut.env],
+    )
+
+
+def cut_windows(x: Tensor, length: int) -> Tensor:
+    """``[T, E, ...]`` to ``[length, (T // length) E, ...]``: windows of `length` steps, the rest left out."""
+    count = len(x) // length
+    return x[: count * length].unflatten(0, (count, length)).transpose(0, 1).flatten(1, 2)
+
+
+def _beside(leaves: Mapping[str, Tensor]) -> Tensor:
+    parts = [x.float() for x in leaves.values()]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)

@@ -1,0 +1,116 @@
+"""Critics without a graph: everything side by side, or (scope: local) each agent's own observation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from marl_tr.critic.config import MlpCriticConfig
+from marl_tr.critic.critic import Encoding
+from marl_tr.critic.inputs import CriticInputs
+from marl_tr.nn.normaliser import InputNormaliser
+from marl_tr.nn.stacked import StackedLinear, StackedMLP
+from marl_tr.vector.contract import EnvSpec
+
+__all__ = ["MlpEncoder"]
+
+_GRAPH_LEAVES = frozenset({"edges", "adjacency"})
+"""Leaves of the state that describe a graph; an MLP gets nothing from them that positions do not say."""
+
+
+class MlpEncoder:
+    """Values by MLPs.
+
+    Centralized: the global state where there is one, else all observations, to one value an agent. Local: an MLP a
+    group, from an agent's own observation to its own value.
+    """
+
+    def __init__(self, config: MlpCriticConfig, spec: EnvSpec, *, generator: torch.Generator) -> None:
+        self._local = config.scope == "local"
+        self._groups = tuple(group.name for group in spec.groups)
+        self._state = tuple(leaf for leaf in spec.state if leaf not in _GRAPH_LEAVES)
+        widths = {
+            group.name: sum(int(np.prod(space.shape or ())) for space in group.observation.values())
+            for group in spec.groups
+        }
+        if self._local:
+            sizes = {name: (width, 1) for name, width in widths.items()}
+        else:
+            features = sum(int(np.prod(spec.state[leaf].shape or ())) for leaf in self._state) or sum(
+                widths[group.name] * len(group.agents) for group in spec.groups
+            )
+            sizes = {"all": (features, len(spec.agents))}
+        networks = {
+            name: StackedMLP(1, [width, *config.hidden, out], "tanh", generator=generator, last_gain=1.0)
+            for name, (width, out) in sizes.items()
+        }
+        self.module: nn.Module = _Networks(networks, normalise=config.normalise_observation)
+        self.value_layers: tuple[StackedLinear, ...] = tuple(network.last for network in networks.values())
+
+    def initial_memory(self, environments: int) -> Tensor | None:
+        """None: it remembers nothing."""
+        return None
+
+    def encode(self, parameters: Mapping[str, Tensor] | None, inputs: CriticInputs) -> Encoding:
+        """See `marl_tr.critic.critic.Encoder`."""
+        features = self._features(inputs)
+        by_name: dict[str, Tensor] = (
+            self.module(features)
+            if parameters is None
+            else functional_call(self.module, dict(parameters), (features,))
+        )
+        if self._local:
+            values = torch.cat([by_name[name].squeeze(-1) for name in self._groups], -1)
+        else:
+            values = by_name["all"]
+        return Encoding(values=values, memories=None)
+
+    def observe(self, inputs: CriticInputs) -> None:
+        """Move the input statistics, values kept."""
+        assert isinstance(self.module, _Networks)
+        self.module.observe(self._features(inputs))
+
+    def diagnostics(self, inputs: CriticInputs) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Nothing to show."""
+        return {}, {}
+
+    def _features(self, inputs: CriticInputs) -> dict[str, Tensor]:
+        """Inputs of each network, ``[T, E, F]`` or (local) ``[T, E, A, F]``."""
+        if self._local:
+            return {name: inputs.observation[name] for name in self._groups}
+        if self._state:
+            parts = [inputs.state[leaf].flatten(2) for leaf in self._state]
+        else:
+            parts = [inputs.observation[name].flatten(2) for name in self._groups]
+        return {"all": torch.cat(parts, -1)}
+
+
+class _Networks(nn.Module):
+    def __init__(self, networks: dict[str, StackedMLP], *, normalise: bool) -> None:
+        super().__init__()
+        self.networks = nn.ModuleDict(networks)
+        self.normalisers = nn.ModuleDict()
+        if normalise:
+            for name, network in networks.items():
+                self.normalisers[name] = InputNormaliser(network.first.weight.shape[1])
+
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        values = {}
+        for name, x in features.items():
+            if name in self.normalisers:
+                x = self.normalisers[name](x)
+            values[name] = self.networks[name](x.unsqueeze(0)).squeeze(0)
+        return values
+
+    def observe(self, features: Mapping[str, Tensor]) -> None:
+        for name, normaliser in self.normalisers.items():
+            network = self.networks[name]
+            assert isinstance(normaliser, InputNormaliser)
+            assert isinstance(network, StackedMLP)
+            x = features[name]
+            normaliser.update(x, torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device))
+            normaliser.apply_update(network.first)

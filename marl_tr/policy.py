@@ -1,0 +1,214 @@
+"""What the trainer needs of a policy, and the layout in which policies learn.
+
+Shape letters: ``T`` time, ``E`` parallel environments, ``A`` agents, ``K`` steps of the policy's own chain (1 unless
+it is a flow), ``D`` features, ``L`` learners (rows of stacked parameters), ``N`` trajectories of a learner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Action", "Capability", "Evaluation", "Parameters", "Policy", "PolicyBatch", "Rows", "masked_mean"]
+
+Parameters = dict[str, Tensor]
+"""Stacked parameters by name, each ``[L, ...]``; a subset of rows is a slice along the first axis."""
+
+
+class Capability(StrEnum):
+    """What a policy can say of itself; regions and objectives require some of these."""
+
+    LOG_PROB = "log_prob"
+    KL = "kl"
+    MASS = "mass"
+    SAMPLE_DISTANCE = "sample_distance"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The map between the decision layout ``[T, E, A, ...]`` and the learners' rows ``[L, T, N, ...]``.
+
+    Attributes:
+        agents: ``A``.
+        shared: One learner serves all agents (``L = 1, N = E A``), or each agent is its own (``L = A, N = E``).
+    """
+
+    agents: int
+    shared: bool
+
+    @property
+    def learners(self) -> int:
+        """``L``."""
+        return 1 if self.shared else self.agents
+
+    def to_rows(self, x: Tensor) -> Tensor:
+        """``[T, E, A, ...]`` to ``[L, T, N, ...]``."""
+        if self.shared:
+            return x.flatten(1, 2).unsqueeze(0)
+        return x.movedim(2, 0)
+
+    def from_rows(self, x: Tensor) -> Tensor:
+        """``[L, T, N, ...]`` to ``[T, E, A, ...]``."""
+        if self.shared:
+            return x.squeeze(0).unflatten(1, (-1, self.agents))
+        return x.movedim(0, 2)
+
+
+@dataclass(frozen=True)
+class Action:
+    """What a policy decided for every copy of its environment at one moment.
+
+    Attributes:
+        env: ``{leaf: [L, N, ...]}`` in the action space's own units.
+        record: ``{leaf: [L, N, ...]}``: the raw action before clipping or squashing; what learning needs.
+        memory: The next memory ``[L, N, H]``, or None.
+    """
+
+    env: dict[str, Tensor]
+    record: dict[str, Tensor]
+    memory: Tensor | None
+
+
+@dataclass(frozen=True)
+class PolicyBatch:
+    """A rollout as one set of learners sees it.
+
+    Attributes:
+        observation: ``{leaf: [L, T, N, D]}``.
+        record: ``{leaf: [L, T, N, ...]}``, the raw actions.
+        memory: ``[L, N, H]`` at the first step, or None.
+        starts: ``[L, T, N]`` bool: an episode begins at this step (memory is zero there).
+        mask: ``[L, T, N]`` bool: the agent was alive and to move.
+    """
+
+    observation: dict[str, Tensor]
+    record: dict[str, Tensor]
+    memory: Tensor | None
+    starts: Tensor
+    mask: Tensor
+
+    def rows(self, index: list[int]) -> PolicyBatch:
+        """The batch of some learners only."""
+        return self._map(lambda x: x[index], lambda m: m[index])
+
+    def trajectories(self, index: Tensor) -> PolicyBatch:
+        """Some trajectories of every learner, whole; `index` has shape ``[n]``."""
+        return self._map(lambda x: x[:, :, index], lambda m: m[:, index])
+
+    def flatten_time(self) -> PolicyBatch:
+        """``[L, 1, T N, ...]``: for policies without memory, whose decisions need no order."""
+        if self.memory is not None:
+            raise ValueError("a recurrent policy's trajectories cannot be flattened")
+        return self._map(lambda x: x.flatten(1, 2).unsqueeze(1), lambda m: m)
+
+    def to(self, dtype: torch.dtype) -> PolicyBatch:
+        """Floating point parts in `dtype`."""
+
+        def cast(x: Tensor) -> Tensor:
+            return x.to(dtype) if x.is_floating_point() else x
+
+        return self._map(cast, cast)
+
+    def _map(self, on_rows: Any, on_memory: Any) -> PolicyBatch:
+        return replace(
+            self,
+            observation={leaf: on_rows(x) for leaf, x in self.observation.items()},
+            record={leaf: on_rows(x) for leaf, x in self.record.items()},
+            memory=None if self.memory is None else on_memory(self.memory),
+            starts=on_rows(self.starts),
+            mask=on_rows(self.mask),
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Recorded decisions under given parameters.
+
+    Attributes:
+        log_prob: ``[L, T, N, K]``, summed over the action's dimensions.
+        entropy: ``[L, T, N]``.
+        law: The policy's own description of its decisions, opaque to the trainer but for ``law.map(function)``,
+            which applies a function to each tensor it holds; `Policy.divergence` compares two.
+    """
+
+    log_prob: Tensor
+    entropy: Tensor
+    law: Any
+
+    def rows(self, index: list[int]) -> Evaluation:
+        """The evaluation of some learners only."""
+        return Evaluation(
+            log_prob=self.log_prob[index],
+            entropy=self.entropy[index],
+            law=self.law.map(lambda x: x[index]),
+        )
+
+
+class Policy(Protocol):
+    """The policies of the agents of one group that learn alike.
+
+    A registered agent kind is a factory ``(config, group: GroupSpec, *, rows: Rows, generator, device) -> Policy``.
+    """
+
+    rows: Rows
+    capabilities: frozenset[Capability]
+    recurrent: bool
+    module: nn.Module
+
+    def initial_memory(self, trajectories: int) -> Tensor | None:
+        """Zero memory ``[L, N, H]``, or None."""
+        ...
+
+    def act(
+        self,
+        observation: Mapping[str, Tensor],
+        memory: Tensor | None,
+        generator: torch.Generator,
+        *,
+        mode: bool = False,
+    ) -> Action:
+        """Decide for observations ``{leaf: [L, N, D]}``; `mode` takes the law's mode in place of a sample."""
+        ...
+
+    def evaluate(self, parameters: Parameters, batch: PolicyBatch) -> Evaluation:
+        """Score a batch under `parameters` (rows as in the batch); differentiable."""
+        ...
+
+    def divergence(self, anchor: Any, law: Any) -> Tensor:
+        """KL(anchor || law) of two laws of `evaluate`, a decision and chain step: ``[L, T, N, K]``."""
+        ...
+
+    def law_parameters(self, parameters: Parameters, batch: PolicyBatch) -> tuple[Tensor, ...]:
+        """The law's own parameters as tensors ``[L, T, N, D]``: what Fisher products differentiate."""
+        ...
+
+    def fisher_product(self, law: Any, tangents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The Fisher information at `law`, in its own parameters, times `tangents`."""
+        ...
+
+    def observe(self, observation: Mapping[str, Tensor], mask: Tensor) -> None:
+        """Take a rollout's observations ``{leaf: [T, E, A, D]}`` into running statistics; the law must not change."""
+        ...
+
+    def diagnostics(self) -> dict[str, float]:
+        """Scalars for the event stream, by tag."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks and statistics."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict`."""
+        ...
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean over ``T`` and ``N`` where `mask`, a row: ``[L, T, N] -> [L]``. Zero for a row without a decision."""
+    weight = mask.to(x.dtype)
+    return (torch.where(mask, x, 0) * weight).sum((-2, -1)) / weight.sum((-2, -1)).clamp_min(1.0)

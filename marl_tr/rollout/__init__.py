@@ -1,0 +1,18 @@
+"""Collecting experience, and what is made of it before learning."""
+
+from marl_tr.rollout.advantage import Advantage, generalised_advantage, normalise
+from marl_tr.rollout.collector import Collector, Team
+from marl_tr.rollout.container import Bootstrap, EpisodeStatistics, GroupRollout, PolicyRecord, Rollout
+
+__all__ = [
+    "Advantage",
+    "Bootstrap",
+    "Collector",
+    "EpisodeStatistics",
+    "GroupRollout",
+    "PolicyRecord",
+    "Rollout",
+    "Team",
+    "generalised_advantage",
+    "normalise",
+]

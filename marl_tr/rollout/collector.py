@@ -1,0 +1,382 @@
+"""Plays the policies in the environments and writes down what learning needs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from marl_tr.nn.heads import ProductHead, make_head
+from marl_tr.policy import Policy
+from marl_tr.rollout.container import Bootstrap, EpisodeStatistics, GroupRollout, PolicyRecord, Rollout
+from marl_tr.vector.contract import GroupSpec, GroupStep, Step, VectorEnv
+
+__all__ = ["Collector", "Team", "play"]
+
+RewardMode = Literal["own", "mean", "sum"]
+
+
+@dataclass(frozen=True)
+class Team:
+    """The agents of one group that one policy serves.
+
+    Attributes:
+        name: Unique; names the learners in logs.
+        group: The environment's group.
+        index: Which of the group's agents, as positions along the axis ``A``.
+        agents: Their names.
+        policy: Their policy.
+    """
+
+    name: str
+    group: GroupSpec
+    index: tuple[int, ...]
+    agents: tuple[str, ...]
+    policy: Policy
+
+    @property
+    def learners(self) -> tuple[str, ...]:
+        """A name for every learner (row) of the policy."""
+        return (self.name,) if self.policy.rows.shared else self.agents
+
+    def select(self, x: Tensor, *, axis: int) -> Tensor:
+        """The team's agents out of a group's tensor; no copy where the team is the whole group."""
+        if len(self.index) == len(self.group.agents):
+            return x
+        return x.index_select(axis, torch.tensor(self.index, device=x.device))
+
+
+def play(
+    teams: Sequence[Team],
+    step: Step,
+    memories: Mapping[str, Tensor | None],
+    generator: torch.Generator,
+    *,
+    mode: bool,
+    device: torch.device,
+) -> tuple[dict[str, dict[str, NDArray[Any]]], dict[str, dict[str, Tensor]], dict[str, Tensor | None]]:
+    """One decision of every team: actions for the environment, raw records, and the next memories."""
+    actions: dict[str, dict[str, NDArray[Any]]] = {}
+    records: dict[str, dict[str, Tensor]] = {}
+    following: dict[str, Tensor | None] = {}
+    for team in teams:
+        observation = {
+            leaf: team.policy.rows.to_rows(team.select(torch.from_numpy(x)[None], axis=2).to(device))[:, 0]
+            for leaf, x in step.groups[team.group.name].observation.items()
+        }
+        action = team.policy.act(observation, memories[team.name], generator, mode=mode)
+        records[team.name] = action.record
+        following[team.name] = action.memory
+        group = actions.setdefault(team.group.name, {})
+        for leaf, rows in action.env.items():
+            part = team.policy.rows.from_rows(rows[:, None])[0].cpu().numpy()
+            if len(team.index) == len(team.group.agents):
+                group[leaf] = np.ascontiguousarray(part)
+                continue
+            shape = (part.shape[0], len(team.group.agents), *part.shape[2:])
+            group.setdefault(leaf, np.zeros(shape, part.dtype))[:, list(team.index)] = part
+    return actions, records, following
+
+
+@dataclass
+class _Books:
+    """What is appended at every step of a rollout."""
+
+    steps: list[Step] = field(default_factory=list)
+    actions: list[dict[str, dict[str, NDArray[Any]]]] = field(default_factory=list)
+    records: list[dict[str, dict[str, Tensor]]] = field(default_factory=list)
+    results: list[Step] = field(default_factory=list)
+    rewards: list[dict[str, NDArray[Any]]] = field(default_factory=list)
+    starts: list[NDArray[np.bool_]] = field(default_factory=list)
+
+
+class Collector:
+    """Plays `teams` in `env` and returns rollouts.
+
+    Args:
+        env: The environments.
+        teams: Who acts; together they serve every agent.
+        reward: Learned from ``own`` reward, or the ``mean`` or ``sum`` over all agents alive at the decision.
+        generator: Source of the actions' randomness, on `device`.
+        device: Where policies and rollouts live.
+
+    Attributes:
+        seconds: Wall time spent in policies (``act``) and in the environment (``env``) so far.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv,
+        teams: Sequence[Team],
+        *,
+        reward: RewardMode,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> None:
+        self.env = env
+        self.teams = tuple(teams)
+        self.generator = generator
+        self.seconds = {"act": 0.0, "env": 0.0}
+        self._reward = reward
+        self._device = device
+        # Encoding needs no law: either law of a Box encodes alike.
+        self._encoders = {
+            group.name: ProductHead({leaf: make_head(space) for leaf, space in group.action.items()})
+            for group in env.spec.groups
+        }
+        self._step: Step | None = None
+        self._memories: dict[str, Tensor | None] = {}
+        self._previous = self._no_actions()
+        self._starts: NDArray[np.bool_] = np.ones(env.spec.num_envs, np.bool_)
+        self._returns = np.zeros((env.spec.num_envs, len(env.spec.agents)))
+        self._lengths = np.zeros(env.spec.num_envs, np.int64)
+
+    def reset(self, seed: int) -> None:
+        """Start fresh episodes in every copy."""
+        self._step = self.env.reset(seed)
+        self._previous = self._no_actions()
+        self._starts[:] = True
+        self._returns[:] = 0
+        self._lengths[:] = 0
+        self._memories = {
+            team.name: team.policy.initial_memory(self._trajectories(team)) for team in self.teams
+        }
+
+    def collect(self, steps: int) -> Rollout:
+        """Play `steps` steps in every copy."""
+        if self._step is None:
+            raise RuntimeError("reset the collector before collecting")
+        books = _Books()
+        first_memories = {name: None if m is None else m.clone() for name, m in self._memories.items()}
+        ended: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
+        for _ in range(steps):
+            started = time.perf_counter()
+            with torch.no_grad():
+                actions, records, memories = play(
+                    self.teams, self._step, self._memories, self.generator, mode=False, device=self._device
+                )
+            acted = time.perf_counter()
+            result = self.env.step(actions)
+            self.seconds["act"] += acted - started
+            self.seconds["env"] += time.perf_counter() - acted
+            books.steps.append(self._step)
+            books.actions.append(actions)
+            books.records.append(records)
+            books.results.append(result)
+            books.rewards.append(learned_rewards(self._step, result, self._reward))
+            books.starts.append(self._starts.copy())
+            ended.append(self._count(result))
+            self._step, self._starts = result, result.done.copy()
+            self._memories = {team.name: self._forget(team, memories[team.name]) for team in self.teams}
+        return self._assemble(books, first_memories, ended)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The environments, the newest observation, memories and running episode returns."""
+        step = self._step
+        if step is None:
+            raise RuntimeError("nothing to save before the first reset")
+        groups = {
+            name: {
+                "observation": dict(part.observation),
+                "alive": part.alive,
+                "acting": part.acting,
+            }
+            for name, part in step.groups.items()
+        }
+        return {
+            "env": self.env.state_dict(),
+            "groups": groups,
+            "state": dict(step.state),
+            "cohort": step.cohort,
+            "memories": dict(self._memories),
+            "previous": dict(self._previous),
+            "starts": self._starts,
+            "returns": self._returns,
+            "lengths": self._lengths,
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.env.load_state_dict(state["env"])
+        groups: dict[str, GroupStep] = {}
+        for name, part in state["groups"].items():
+            alive = np.asarray(part["alive"])
+            groups[name] = GroupStep(
+                observation={leaf: np.asarray(x) for leaf, x in part["observation"].items()},
+                reward=np.zeros(alive.shape, np.float32),
+                terminated=np.zeros(alive.shape, np.bool_),
+                truncated=np.zeros(alive.shape, np.bool_),
+                alive=alive,
+                acting=np.asarray(part["acting"]),
+            )
+        self._step = Step(
+            groups=groups,
+            done=np.zeros(self.env.spec.num_envs, np.bool_),
+            state={leaf: np.asarray(x) for leaf, x in state["state"].items()},
+            cohort=None if state["cohort"] is None else np.asarray(state["cohort"]),
+        )
+        self._memories = {
+            name: None if m is None else m.to(self._device) for name, m in state["memories"].items()
+        }
+        self._previous = {name: x.to(self._device) for name, x in state["previous"].items()}
+        self._starts = np.array(state["starts"], np.bool_)
+        self._returns = np.array(state["returns"], np.float64)
+        self._lengths = np.array(state["lengths"], np.int64)
+        self.generator.set_state(state["generator"])
+
+    def _no_actions(self) -> dict[str, Tensor]:
+        return {
+            group.name: torch.zeros(
+                self.env.spec.num_envs,
+                len(group.agents),
+                self._encoders[group.name].encoded_size,
+                device=self._device,
+            )
+            for group in self.env.spec.groups
+        }
+
+    def _trajectories(self, team: Team) -> int:
+        copies = self.env.spec.num_envs
+        return copies * len(team.index) if team.policy.rows.shared else copies
+
+    def _forget(self, team: Team, memory: Tensor | None) -> Tensor | None:
+        """Zero the memory of trajectories whose episode has just ended."""
+        if memory is None or not self._starts.any():
+            return memory
+        ended = torch.from_numpy(self._starts).to(memory.device)
+        if team.policy.rows.shared:
+            ended = ended.repeat_interleave(len(team.index))
+        return torch.where(ended[None, :, None], torch.zeros_like(memory), memory)
+
+    def _count(self, result: Step) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        own = np.concatenate([result.groups[group.name].reward for group in self.env.spec.groups], axis=1)
+        self._returns += own
+        self._lengths += 1
+        returns, lengths = self._returns[result.done].copy(), self._lengths[result.done].copy()
+        self._returns[result.done] = 0
+        self._lengths[result.done] = 0
+        return returns, lengths
+
+    def _assemble(
+        self,
+        books: _Books,
+        memories: Mapping[str, Tensor | None],
+        ended: list[tuple[NDArray[np.float64], NDArray[np.int64]]],
+    ) -> Rollout:
+        groups = {group.name: self._group(books, group) for group in self.env.spec.groups}
+        records = {
+            team.name: PolicyRecord(
+                record={
+                    leaf: torch.stack([r[team.name][leaf] for r in books.records], dim=1)
+                    for leaf in books.records[0][team.name]
+                },
+                memory=memories[team.name],
+            )
+            for team in self.teams
+        }
+        metrics = {
+            name: float(np.mean([result.metrics[name] for result in books.results]))
+            for name in books.results[0].metrics
+        }
+        return Rollout(
+            groups=groups,
+            records=records,
+            state={leaf: self._stack([s.state[leaf] for s in books.steps]) for leaf in books.steps[0].state},
+            starts=self._stack(books.starts),
+            done=self._stack([result.done for result in books.results]),
+            bootstrap=self._bootstrap(books),
+            episodes=EpisodeStatistics(
+                returns=np.concatenate([r for r, _ in ended]),
+                lengths=np.concatenate([n for _, n in ended]),
+                metrics=metrics,
+            ),
+        )
+
+    def _group(self, books: _Books, group: GroupSpec) -> GroupRollout:
+        before = [s.groups[group.name] for s in books.steps]
+        after = [s.groups[group.name] for s in books.results]
+        action = self._encoders[group.name].encode(
+            {leaf: self._stack([a[group.name][leaf] for a in books.actions]) for leaf in group.action}
+        )
+        starts = self._stack(books.starts)[..., None, None]
+        previous = torch.cat([self._previous[group.name][None], action[:-1]]).masked_fill(starts, 0)
+        self._previous[group.name] = action[-1]
+        return GroupRollout(
+            observation={
+                leaf: self._stack([g.observation[leaf] for g in before]) for leaf in group.observation
+            },
+            action=action,
+            previous_action=previous,
+            reward=self._stack([r[group.name] for r in books.rewards]),
+            terminated=self._stack([g.terminated for g in after]),
+            truncated=self._stack([g.truncated for g in after]),
+            alive=self._stack([g.alive for g in before]),
+            acting=self._stack([g.acting for g in before]),
+        )
+
+    def _bootstrap(self, books: _Books) -> Bootstrap:
+        """Final observations of ended episodes, and the newest observation of those that go on."""
+        times: list[int] = []
+        envs: list[int] = []
+        sources: list[tuple[dict[str, dict[str, NDArray[Any]]], dict[str, NDArray[Any]], int]] = []
+        for t, result in enumerate(books.results):
+            if result.done.any():
+                final = {
+                    name: part.final_observation
+                    for name, part in result.groups.items()
+                    if part.final_observation is not None
+                }
+                if len(final) != len(result.groups):
+                    raise ValueError(
+                        f"environment {self.env.spec.id!r} ended an episode without a final observation"
+                    )
+                for e in np.flatnonzero(result.done):
+                    times.append(t)
+                    envs.append(int(e))
+                    sources.append((final, result.final_state or {}, int(e)))
+        last = books.results[-1]
+        newest = {name: part.observation for name, part in last.groups.items()}
+        for e in np.flatnonzero(~last.done):
+            times.append(len(books.results) - 1)
+            envs.append(int(e))
+            sources.append((newest, last.state, int(e)))
+        return Bootstrap(
+            time=torch.tensor(times, dtype=torch.int64, device=self._device),
+            env=torch.tensor(envs, dtype=torch.int64, device=self._device),
+            observation={
+                group.name: {
+                    leaf: self._stack([observation[group.name][leaf][e] for observation, _, e in sources])
+                    for leaf in group.observation
+                }
+                for group in self.env.spec.groups
+            },
+            state={
+                leaf: self._stack([state[leaf][e] for _, state, e in sources]) for leaf in self.env.spec.state
+            },
+        )
+
+    def _stack(self, arrays: Sequence[NDArray[Any]]) -> Tensor:
+        return torch.from_numpy(np.stack(arrays)).to(self._device)
+
+
+def learned_rewards(before: Step, after: Step, mode: RewardMode) -> dict[str, NDArray[Any]]:
+    """The reward that is learned from, ``{group: [E, A]}``.
+
+    ``mean`` and ``sum`` run over the agents of all groups that were alive at the decision, and are paid to each of
+    them.
+    """
+    own = {name: part.reward for name, part in after.groups.items()}
+    if mode == "own":
+        return own
+    alive = np.concatenate([part.alive for part in before.groups.values()], axis=1)
+    total = np.concatenate(list(own.values()), axis=1).sum(1, keepdims=True)
+    if mode == "mean":
+        total = total / np.maximum(alive.sum(1, keepdims=True), 1)
+    return {name: (total * part.alive).astype(np.float32) for name, part in before.groups.items()}

@@ -1,0 +1,109 @@
+"""What was collected between two updates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["Bootstrap", "EpisodeStatistics", "GroupRollout", "PolicyRecord", "Rollout"]
+
+
+@dataclass(frozen=True)
+class GroupRollout:
+    """One group's decisions and their consequences, ``[T, E, A, ...]``.
+
+    Attributes:
+        observation: ``{leaf: [T, E, A, D]}``, seen before the decision.
+        action: ``[T, E, A, D]``, the action that the environment got, encoded as features (one-hot where discrete).
+        previous_action: ``[T, E, A, D]``, that of the step before; zero where an episode begins.
+        reward: ``[T, E, A]``, the reward that is learned from.
+        terminated: ``[T, E, A]`` bool.
+        truncated: ``[T, E, A]`` bool.
+        alive: ``[T, E, A]`` bool, at the decision.
+        acting: ``[T, E, A]`` bool, at the decision.
+    """
+
+    observation: dict[str, Tensor]
+    action: Tensor
+    previous_action: Tensor
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    alive: Tensor
+    acting: Tensor
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """The ``M`` moments whose value continues a cut-off trajectory: ends by truncation, and the rollout's own end.
+
+    Attributes:
+        time: ``[M]`` int64, the step after which the trajectory was cut.
+        env: ``[M]`` int64.
+        observation: ``{group: {leaf: [M, A, D]}}``, what followed.
+        state: ``{leaf: [M, ...]}``.
+    """
+
+    time: Tensor
+    env: Tensor
+    observation: dict[str, dict[str, Tensor]]
+    state: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class PolicyRecord:
+    """What one policy needs to learn from its own decisions.
+
+    Attributes:
+        record: ``{leaf: [L, T, N, ...]}``, raw actions.
+        memory: ``[L, N, H]`` at the rollout's first step, or None.
+    """
+
+    record: dict[str, Tensor]
+    memory: Tensor | None
+
+
+@dataclass(frozen=True)
+class EpisodeStatistics:
+    """Episodes that ended during a rollout.
+
+    Attributes:
+        returns: ``[n, A]``, undiscounted, each agent's own reward as the environment pays it.
+        lengths: ``[n]`` steps.
+        metrics: Mean over the rollout's steps of each of the environment's metrics.
+    """
+
+    returns: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A rollout of ``T`` steps of ``E`` environments.
+
+    Attributes:
+        groups: By group name, in the environment's order.
+        records: By policy name.
+        state: ``{leaf: [T, E, ...]}``.
+        starts: ``[T, E]`` bool, an episode begins at this step.
+        done: ``[T, E]`` bool, an episode ends with this step.
+        bootstrap: Where values continue cut-off trajectories.
+        episodes: What ended meanwhile.
+    """
+
+    groups: dict[str, GroupRollout]
+    records: dict[str, PolicyRecord]
+    state: dict[str, Tensor]
+    starts: Tensor
+    done: Tensor
+    bootstrap: Bootstrap
+    episodes: EpisodeStatistics
+
+    @property
+    def steps(self) -> int:
+        """Environment steps ``T E``."""
+        return self.starts.numel()

@@ -1,0 +1,144 @@
+"""From a scenario to the objects of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+
+from marl_tr.critic.critic import Critic
+from marl_tr.errors import UserError
+from marl_tr.policy import Rows
+from marl_tr.region.turn import Learners, Objective, Region
+from marl_tr.registry import find
+from marl_tr.rollout.collector import Team
+from marl_tr.scenario.schema import AgentPart, Scenario
+from marl_tr.schedule.assignment import Schedule
+from marl_tr.trainer.seeding import make_generator
+from marl_tr.vector import VectorEnv, make_vector_env
+from marl_tr.vector.contract import EnvSpec, GroupSpec
+
+__all__ = ["Player", "build_critic", "build_env", "build_players", "build_schedule", "unselected"]
+
+
+@dataclass(frozen=True)
+class Player:
+    """A team with what it learns by.
+
+    Attributes:
+        team: Who acts.
+        learners: Its parameters.
+        objective: What its updates want.
+        region: What bounds them.
+    """
+
+    team: Team
+    learners: Learners
+    objective: Objective
+    region: Region
+
+
+def build_env(scenario: Scenario, *, num_envs: int, render: bool = False) -> VectorEnv:
+    """The scenario's environment in `num_envs` copies."""
+    return make_vector_env(scenario.env.id, num_envs=num_envs, config=scenario.env.settings, render=render)
+
+
+def build_players(scenario: Scenario, spec: EnvSpec) -> tuple[Player, ...]:
+    """One player for each agents entry and group that it selects from.
+
+    Raises:
+        UserError: Agents that no entry selects, an entry that selects none, or a pair of policy and region that
+            cannot work.
+    """
+    device = torch.device(scenario.trainer.device)
+    players: list[Player] = []
+    for group in spec.groups:
+        for position, part in enumerate(scenario.agents):
+            index = tuple(
+                i for i, agent in enumerate(group.agents) if _owner(scenario.agents, agent) == position
+            )
+            if index:
+                players.append(
+                    _player(scenario, part, group, index, device, unique=len(index) == len(group.agents))
+                )
+    _check_selection(scenario, spec)
+    return tuple(players)
+
+
+def build_critic(scenario: Scenario, spec: EnvSpec) -> Critic:
+    """The critic over all agents."""
+    encoder = find("critics", scenario.critic.kind).load()(
+        scenario.critic.config, spec, generator=make_generator(scenario.seed, "critic/start")
+    )
+    encoder.module.to(torch.device(scenario.trainer.device))
+    return Critic(
+        scenario.critic.config,
+        encoder,
+        environments=spec.num_envs,
+        generator=make_generator(scenario.seed, "critic/fit"),
+    )
+
+
+def build_schedule(scenario: Scenario) -> Schedule:
+    """The schedule."""
+    schedule: Schedule = find("schedules", scenario.schedule.kind).load()(scenario.schedule.config)
+    return schedule
+
+
+def unselected(parts: Sequence[AgentPart], agents: Sequence[str]) -> list[str]:
+    """Agents that no entry selects."""
+    return [agent for agent in agents if _owner(parts, agent) is None]
+
+
+def _player(
+    scenario: Scenario,
+    part: AgentPart,
+    group: GroupSpec,
+    index: tuple[int, ...],
+    device: torch.device,
+    *,
+    unique: bool,
+) -> Player:
+    agents = tuple(group.agents[i] for i in index)
+    name = group.name if unique else f"{group.name}[{','.join(agents)}]"
+    rows = Rows(agents=len(agents), shared=part.sharing == "all")
+    policy = find("agents", part.kind).load()(
+        part.config,
+        group,
+        rows=rows,
+        generator=make_generator(scenario.seed, f"policy/{name}"),
+        device=device,
+    )
+    team = Team(name=name, group=group, index=index, agents=agents, policy=policy)
+    objective: Any = find("objectives", scenario.objective.kind).load()(scenario.objective.config)
+    region: Any = find("regions", scenario.region.kind).load()(scenario.region.config, scenario.optimizer)
+    missing = (objective.requires | region.requires) - policy.capabilities
+    if missing:
+        raise UserError(
+            f"agents of kind {part.kind!r} cannot say {', '.join(sorted(missing))}, which objective "
+            f"{scenario.objective.kind!r} with region {scenario.region.kind!r} requires"
+        )
+    return Player(team=team, learners=Learners(policy, team.learners), objective=objective, region=region)
+
+
+def _check_selection(scenario: Scenario, spec: EnvSpec) -> None:
+    left = unselected(scenario.agents, spec.agents)
+    if left:
+        raise UserError(
+            f"agents: no entry's 'select' matches {', '.join(left)}; add an entry with select: ['*'] at the end"
+        )
+    for position, part in enumerate(scenario.agents):
+        if not any(_owner(scenario.agents, agent) == position for agent in spec.agents):
+            raise UserError(
+                f"agents.{position}: select {part.select} is left with no agent of {', '.join(spec.agents)}"
+            )
+
+
+def _owner(parts: Sequence[AgentPart], agent: str) -> int | None:
+    for position, part in enumerate(parts):
+        if any(fnmatchcase(agent, pattern) for pattern in part.select):
+            return position
+    return None

@@ -1,0 +1,279 @@
+"""The loop: collect, value, update the policies one schedule long, fit the critic."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from marl_tr.critic.critic import Values
+from marl_tr.critic.fit import FitReport
+from marl_tr.errors import Diverged
+from marl_tr.policy import PolicyBatch
+from marl_tr.region.guard import Guard, UpdateReport
+from marl_tr.rollout import Advantage, Collector, Rollout, generalised_advantage
+from marl_tr.scenario.schema import Scenario
+from marl_tr.schedule.assignment import Assignment
+from marl_tr.trainer.build import Player, build_critic, build_env, build_players, build_schedule
+from marl_tr.trainer.seeding import derive_seed, make_generator
+
+__all__ = ["Iteration", "Trainer"]
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What one iteration of the loop did.
+
+    Attributes:
+        scalars: By tag.
+        maps: Pictures ``[H, W]`` in [0, 1] by tag (attention), only where asked for.
+    """
+
+    scalars: dict[str, float]
+    maps: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Trainer:
+    """All that learns, and the environment it learns in.
+
+    Args:
+        scenario: What to build.
+        audit: Receives a line for every update of a policy or the critic.
+
+    Attributes:
+        iteration: Iterations done.
+        step: Environment steps done, all copies together.
+        seconds: Wall time by part of the loop, for the time split.
+    """
+
+    def __init__(self, scenario: Scenario, audit: Callable[[Mapping[str, Any]], None]) -> None:
+        self.scenario = scenario
+        self.device = torch.device(scenario.trainer.device)
+        self.env = build_env(scenario, num_envs=scenario.env.num_envs)
+        self.players: tuple[Player, ...] = build_players(scenario, self.env.spec)
+        self.critic = build_critic(scenario, self.env.spec)
+        self.iteration = 0
+        self.step = 0
+        self.seconds = {"act": 0.0, "env": 0.0, "learn": 0.0, "critic": 0.0}
+        self.collector = Collector(
+            self.env,
+            [player.team for player in self.players],
+            reward=scenario.env.reward,
+            generator=make_generator(scenario.seed, "act", self.device),
+            device=self.device,
+        )
+        self._schedule = build_schedule(scenario)
+        self._generator = make_generator(scenario.seed, "update")
+        self._audit = audit
+        self._guard = Guard(self._audited)
+        self._losses: dict[str, list[float]] = {}
+
+    @property
+    def learners(self) -> tuple[str, ...]:
+        """Every learner's name, as in the tags and in the audit."""
+        return tuple(name for player in self.players for name in player.learners.names)
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of the whole run: the fewest that reach ``total_steps``."""
+        steps = self.scenario.env.num_envs * self.scenario.trainer.rollout_steps
+        return -(-self.scenario.trainer.total_steps // steps)
+
+    def start(self) -> None:
+        """First episodes."""
+        self.collector.reset(derive_seed(self.scenario.seed, "env"))
+
+    def iterate(self, *, diagnose: bool = False) -> Iteration:
+        """One rollout and everything that is learned from it.
+
+        Args:
+            diagnose: Also compute the critic's diagnostics (attention), which cost another forward pass.
+
+        Raises:
+            Diverged: Something is not finite; the message says what and the likely cause.
+        """
+        started = time.perf_counter()
+        before = dict(self.collector.seconds)
+        rollout = self.collector.collect(self.scenario.trainer.rollout_steps)
+        collected = time.perf_counter()
+        values = self.critic.evaluate(rollout)
+        valued = time.perf_counter()
+        advantage = self._advantage(rollout, values)
+        self._check_finite(rollout, values)
+        reports = self._update(rollout, advantage)
+        learned = time.perf_counter()
+        fit = self._fit(rollout, values, advantage)
+        self.iteration += 1
+        self.step += rollout.steps
+        scalars, maps = self._diagnostics(values) if diagnose else ({}, {})
+        ended = time.perf_counter()
+        seconds = {name: value - before[name] for name, value in self.collector.seconds.items()}
+        seconds["learn"] = learned - valued
+        seconds["critic"] = (ended - learned) + (valued - collected)
+        for name, value in seconds.items():
+            self.seconds[name] += value
+        scalars |= self._scalars(rollout, reports, fit)
+        scalars |= {f"perf/{name}_s": value for name, value in seconds.items()}
+        scalars["charts/SPS"] = rollout.steps / (ended - started)
+        return Iteration(scalars=scalars, maps=maps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a later iteration depends on."""
+        return {
+            "iteration": self.iteration,
+            "step": self.step,
+            "collector": self.collector.state_dict(),
+            "critic": self.critic.state_dict(),
+            "players": {
+                player.team.name: {
+                    "learners": player.learners.state_dict(),
+                    "region": player.region.state_dict(),
+                }
+                for player in self.players
+            },
+            "generator": self._generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.iteration, self.step = int(state["iteration"]), int(state["step"])
+        for player in self.players:
+            saved = state["players"][player.team.name]
+            player.learners.load_state_dict(saved["learners"])
+            player.region.load_state_dict(saved["region"])
+        self.critic.load_state_dict(state["critic"])
+        self.collector.load_state_dict(state["collector"])
+        self._generator.set_state(state["generator"])
+
+    def _advantage(self, rollout: Rollout, values: Values) -> Advantage:
+        """GAE over all agents ``[T, E, A]``; one joint value where the reward is shared (specification 2.1)."""
+        value, next_value = values.value, values.next_value
+        if self.scenario.env.reward != "own":
+            alive = _all(rollout, "alive").to(value.dtype)
+            count = alive.sum(-1, keepdim=True).clamp_min(1)
+            value = ((value * alive).sum(-1, keepdim=True) / count).expand_as(value)
+            next_value = ((next_value * alive).sum(-1, keepdim=True) / count).expand_as(next_value)
+        return generalised_advantage(
+            reward=_all(rollout, "reward"),
+            value=value,
+            next_value=next_value,
+            terminated=_all(rollout, "terminated"),
+            truncated=_all(rollout, "truncated"),
+            alive=_all(rollout, "alive"),
+            gamma=self.scenario.advantage.gamma,
+            lam=self.scenario.advantage.lam,
+        )
+
+    def _update(self, rollout: Rollout, advantage: Advantage) -> list[UpdateReport]:
+        self._losses = {}
+        offsets = dict(
+            zip(
+                (group.name for group in self.env.spec.groups),
+                np.cumsum([0, *(len(group.agents) for group in self.env.spec.groups)]),
+                strict=False,
+            )
+        )
+        assignments = [
+            self._assignment(player, rollout, advantage.raw, int(offsets[player.team.group.name]))
+            for player in self.players
+        ]
+        progress = min(1.0, self.iteration / self.iterations)
+        reports = self._schedule.update(assignments, self._guard, self._generator, progress)
+        for player in self.players:
+            group = rollout.groups[player.team.group.name]
+            player.team.policy.observe(
+                {leaf: player.team.select(x, axis=2) for leaf, x in group.observation.items()},
+                player.team.select(group.alive, axis=2),
+            )
+        return reports
+
+    def _assignment(self, player: Player, rollout: Rollout, raw: Tensor, offset: int) -> Assignment:
+        team, rows = player.team, player.team.policy.rows
+        group, record = rollout.groups[team.group.name], rollout.records[team.name]
+        columns = torch.tensor([offset + i for i in team.index], device=raw.device)
+        starts = rollout.starts.unsqueeze(-1).expand(-1, -1, len(team.index))
+        batch = PolicyBatch(
+            observation={leaf: rows.to_rows(team.select(x, axis=2)) for leaf, x in group.observation.items()},
+            record=record.record,
+            memory=record.memory,
+            starts=rows.to_rows(starts),
+            mask=rows.to_rows(team.select(group.acting, axis=2)),
+        )
+        return Assignment(
+            learners=player.learners,
+            batch=batch,
+            advantage=rows.to_rows(raw.index_select(2, columns)),
+            normalise=self.scenario.advantage.normalise,
+            objective=player.objective,
+            region=player.region,
+            log=self._log,
+        )
+
+    def _fit(self, rollout: Rollout, values: Values, advantage: Advantage) -> FitReport:
+        report = self.critic.fit(values, advantage.target, _all(rollout, "alive"))
+        self._audited(report.audit_line())
+        return report
+
+    def _audited(self, line: Mapping[str, Any]) -> None:
+        self._audit({"iteration": self.iteration, "step": self.step, **line})
+
+    def _log(self, losses: Mapping[str, float]) -> None:
+        for tag, value in losses.items():
+            self._losses.setdefault(tag, []).append(value)
+
+    def _check_finite(self, rollout: Rollout, values: Values) -> None:
+        for name, group in rollout.groups.items():
+            if not bool(torch.isfinite(group.reward).all()):
+                raise Diverged(
+                    f"group {name!r}: a reward is not finite; the environment paid it ('marl-tr check-env')"
+                )
+        if not bool(torch.isfinite(values.value).all() & torch.isfinite(values.next_value).all()):
+            raise Diverged(
+                "the critic's values are not finite; likely causes: observations of a very large scale, or a fit that "
+                "went too far (lower critic.fit.bound or critic.fit.learning_rate)"
+            )
+
+    def _diagnostics(self, values: Values) -> tuple[dict[str, float], dict[str, Tensor]]:
+        environments = min(16, values.inputs.starts.shape[1])
+        index = torch.arange(environments, device=values.inputs.starts.device)
+        return self.critic.encoder.diagnostics(values.inputs.environments(index))
+
+    def _scalars(self, rollout: Rollout, reports: list[UpdateReport], fit: FitReport) -> dict[str, float]:
+        scalars = {tag: float(np.mean(series)) for tag, series in self._losses.items()}
+        if len(rollout.episodes.lengths):
+            scalars["charts/episodic_return"] = float(rollout.episodes.returns.mean())
+            scalars["charts/episodic_length"] = float(rollout.episodes.lengths.mean())
+        scalars |= {f"env/{name}": value for name, value in rollout.episodes.metrics.items()}
+        scalars["losses/entropy"] = float(np.mean([report.entropy for report in reports]))
+        scalars["losses/value_loss"] = fit.loss_after
+        scalars["losses/explained_variance"] = fit.explained_variance
+        scalars["critic/divergence"] = fit.divergence
+        if fit.bound is not None:
+            scalars["critic/bound"] = fit.bound
+        for report in reports:
+            scalars |= _region_scalars(report)
+        for player in self.players:
+            scalars |= player.team.policy.diagnostics()
+        return scalars
+
+
+def _region_scalars(report: UpdateReport) -> dict[str, float]:
+    values: dict[str, float | None] = {
+        "divergence": report.accepted,
+        "bound": report.bound,
+        "backtracks": report.backtracks,
+        "accepted": float(report.outcome == "accepted"),
+        "surrogate_gain": report.surrogate_gain,
+        "cg_residual": report.cg_residual,
+    }
+    return {f"region/{key}/{report.learner}": value for key, value in values.items() if value is not None}
+
+
+def _all(rollout: Rollout, name: str) -> Tensor:
+    """One array of every group side by side, ``[T, E, A of all groups]``."""
+    return torch.cat([getattr(group, name) for group in rollout.groups.values()], -1)
