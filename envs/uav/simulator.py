@@ -1,7 +1,7 @@
 """The batched simulator: one block of environments, pure array code.
 
 A block of about 64 environments keeps its temporaries in the cache, which is faster than one batch of a
-thousand (``E`` here is the block's size). The vector environment runs several blocks, the PettingZoo view one of
+thousand (``E`` here is the block's size). The vector environment runs several, the PettingZoo view one of
 size 1.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,11 @@ from gymnasium import spaces
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.observation import observation_size, observe, state_shapes, write_state
 from marl_tr.envs.uav.references import GROUP, references
+from marl_tr.envs.uav.render import TopView, flight, scene
 from marl_tr.envs.uav.simulator import Outcome, Simulator
 from numpy.typing import NDArray
 
-from marl_tr.vector.contract import Actions, EnvSpec, GroupSpec, GroupStep, Reference, Step
+from marl_tr.vector.contract import Actions, EnvSpec, GroupSpec, GroupStep, Reference, Step, Trajectory
 
 __all__ = ["BLOCK", "DownlinkVectorEnv", "make"]
 
@@ -63,6 +65,8 @@ class DownlinkVectorEnv:
             name: spaces.Box(-np.inf, np.inf, shape, np.float32)
             for name, shape in state_shapes(config).items()
         }
+        self._track: list[Array] = []
+        self._view: TopView | None = None
         group = GroupSpec(
             name=GROUP,
             agents=config.agents,
@@ -88,6 +92,7 @@ class DownlinkVectorEnv:
         for rows, block in zip(self._rows, self._blocks, strict=True):
             block.reset(seed)
             _write(block, out, rows)
+        self._record()
         reward = np.zeros((self.spec.num_envs, self.config.num_uavs), np.float32)
         return _assemble(out, reward, np.zeros(self.spec.num_envs, bool))
 
@@ -117,6 +122,7 @@ class DownlinkVectorEnv:
                 _write(block, final, rows)
                 block.next_episode(np.flatnonzero(ended[rows]))
             _write(block, out, rows)
+        self._record()
         step = _assemble(out, reward, ended)
         if final is not None:
             step.groups[GROUP].final_observation = {"observation": final.observation}
@@ -141,13 +147,42 @@ class DownlinkVectorEnv:
             raise ValueError(f"the state has {len(state)} blocks of environments, not {len(self._blocks)}")
         for index, block in enumerate(self._blocks):
             block.load_state_dict(state[f"block_{index}"])
+        self._track = []
+        self._record()
 
     def references(self) -> Sequence[Reference]:
         """Random, hover and k-means policies."""
         return references(self.config)
 
+    def render(self) -> Array:
+        """The first environment from above, with its tracks in this episode, ``[H, W, 3]`` uint8."""
+        if self._view is None:
+            self._view = TopView(self.config)
+        first = self._blocks[0]
+        leaves = {name: np.empty((first.num_envs, *box.shape)) for name, box in self._state_spaces.items()}
+        write_state(first, leaves)
+        state = {name: leaf[0] for name, leaf in leaves.items()}
+        title = f"slot {first.slot[0]} of {self.config.horizon}"
+        return self._view.draw(scene(self.config, state, np.stack(self._track), title=title))
+
+    def media(self, trajectory: Trajectory) -> Mapping[str, Array]:
+        """``tracks``: a picture of the whole episode; ``flight``: a video of at most 101 frames."""
+        scenes = flight(self.config, trajectory, group=GROUP)
+        stride = math.ceil(len(scenes) / 101)
+        return {
+            "tracks": TopView(self.config, dpi=120).draw(scenes[-1]),
+            "flight": TopView(self.config).video(scenes[::-stride][::-1]),
+        }
+
     def close(self) -> None:
         """Nothing is held."""
+
+    def _record(self) -> None:
+        """Keep the first environment's way through this episode, for `render`."""
+        first = self._blocks[0]
+        if first.slot[0] == 0:
+            self._track = []
+        self._track.append(first.position[0] / self.config.area_m)
 
     def _empty(self) -> _Output:
         """New arrays each step, so that a caller may keep a step without copying it."""
