@@ -20,9 +20,7 @@ from marl_tr.vector.report import Check, CheckReport, Finding, Outcome, run_chec
 __all__ = ["CheckReport", "Finding", "check_env"]
 
 
-def check_env(
-    id: str, config: Mapping[str, Any] | BaseModel | None = None, *, cycles: int = 300
-) -> CheckReport:
+def check_env(id: str, config: Mapping[str, Any] | BaseModel | None = None, *, cycles: int = 300) -> CheckReport:
     """Ask an environment everything that training, comparing and resuming rely on.
 
     A ParallelEnv gets PettingZoo's ``parallel_api_test`` and ``parallel_seed_test``, a `gymnasium.Env`
@@ -53,9 +51,7 @@ def check_env(
     def make(num_envs: int) -> VectorEnv:
         return make_vector_env(id, num_envs=num_envs, config=settings, entry=entry)
 
-    report = run_checks(
-        id, [Check("builds", lambda: _builds(make), "build the environment by hand to see where")]
-    )
+    report = run_checks(id, [Check("builds", lambda: _builds(make), "build the environment by hand to see where")])
     after: tuple[str, ...] = ("builds",)
     if report.passed and not entry.native:
         factory = entry.load()

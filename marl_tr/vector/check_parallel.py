@@ -6,17 +6,16 @@ import contextlib
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 from marl_tr.vector.codec import GroupCodec, group_agents
 from marl_tr.vector.copies import SingleAgentView, as_parallel
-from marl_tr.vector.recorder import Answer, Episode, Recorder, first_difference, play
+from marl_tr.vector.recorder import Answer, CornerRecorder, Episode, Recorder, first_difference, play
 from marl_tr.vector.report import Check, Outcome
 
 __all__ = ["Subject", "parallel_checks"]
@@ -103,9 +102,7 @@ def parallel_checks(subject: Subject) -> list[Check]:
         ask("nobody is revived", _revived, "remove an agent from self.agents for good", "episode runs"),
         ask("state()", _state, "let state() have one shape", "episode runs"),
         ask("repeats itself", _repeats, _USE_NP_RANDOM, "episode runs"),
-        ask(
-            "reset forgets", _forgets, "let reset set every attribute again", "episode runs", "repeats itself"
-        ),
+        ask("reset forgets", _forgets, "let reset set every attribute again", "episode runs", "repeats itself"),
         ask(
             "seed 0",
             _seed_zero,
@@ -114,7 +111,7 @@ def parallel_checks(subject: Subject) -> list[Check]:
             "repeats itself",
         ),
         ask("seeds differ", _seeds_differ, "", "episode runs", "repeats itself"),
-        ask("actions at the bounds", _bounds, "accept every action in action_space(agent)", "episode runs"),
+        ask("actions at the bounds", _bounds, "accept every action in action_space(agent)", "finite values"),
         ask("episode ends", _ends, "", "episode runs"),
     ]
 
@@ -254,9 +251,7 @@ def _outside(space: spaces.Space[Any], value: Any) -> str | None:
     wrong = (value < space.low) | (value > space.high)
     if wrong.any():
         at = tuple(int(i) for i in np.argwhere(wrong)[0])
-        return (
-            f"has {np.asarray(value)[at]} at {list(at)}, its space [{space.low[at]}, {space.high[at]}] there"
-        )
+        return f"has {np.asarray(value)[at]} at {list(at)}, its space [{space.low[at]}, {space.high[at]}] there"
     return None
 
 
@@ -292,9 +287,7 @@ def _state(subject: Subject) -> Outcome:
         if not (np.issubdtype(state.dtype, np.number) or state.dtype == np.bool_):
             return Outcome(False, f"state() has dtype {state.dtype}.", "return one array of numbers")
         if not _is_finite(state):
-            return Outcome(
-                False, f"Step {step}: state() is not finite.", "look for a division by zero in state()"
-            )
+            return Outcome(False, f"Step {step}: state() is not finite.", "look for a division by zero in state()")
     return Outcome(True, f"Shape {np.shape(first)}.")
 
 
@@ -310,9 +303,7 @@ def _repeats(subject: Subject) -> Outcome:
             recorder.step()
     for other, how in ((pair[1].episode, "stepped in turns"), (subject.episode, "played alone")):
         if place := first_difference(pair[0].episode, other):
-            return Outcome(
-                False, f"Two copies with the same seed and actions, {how}, part at {place}.", _USE_NP_RANDOM
-            )
+            return Outcome(False, f"Two copies with the same seed and actions, {how}, part at {place}.", _USE_NP_RANDOM)
     return Outcome(True, f"{len(subject.episode.answers) - 1} steps, the reset included.")
 
 
@@ -363,7 +354,7 @@ def _seeds_differ(subject: Subject) -> Outcome:
 def _bounds(subject: Subject) -> Outcome:
     for end in ("lowest", "highest"):
         env = subject.make()
-        recorder = _Cornered(env, subject.groups, end)
+        recorder = CornerRecorder(env, subject.groups, end)
         recorder.reset(SEED)
         try:
             while not recorder.episode.over and len(recorder.episode.answers) <= 5:
@@ -386,33 +377,6 @@ def _bounds(subject: Subject) -> Outcome:
 
 def _all_finite(answer: Answer) -> bool:
     return all(_is_finite(value) for part in (answer.observations, answer.rewards) for value in part.values())
-
-
-class _Cornered(Recorder):
-    """Plays one corner of the action spaces."""
-
-    def __init__(self, env: Any, groups: Sequence[GroupCodec], end: str) -> None:
-        super().__init__(env, groups)
-        self._corner = {
-            agent: group.action.decode(_corner(group.action.space, end))
-            for group in groups
-            for agent in group.agents
-        }
-
-    def step(self) -> None:
-        """One step with the corner's action for everybody who is alive."""
-        before = frozenset(self.env.agents)
-        self._record_step(before, {agent: self._corner[agent] for agent in before})
-
-
-def _corner(space: gymnasium.Space[Any], end: str) -> Any:
-    if isinstance(space, spaces.Discrete):
-        return 0 if end == "lowest" else int(space.n) - 1
-    if isinstance(space, spaces.MultiDiscrete):
-        return np.zeros_like(space.nvec) if end == "lowest" else space.nvec - 1
-    assert isinstance(space, spaces.Box)
-    limit = space.low if end == "lowest" else space.high
-    return np.where(np.isfinite(limit), limit, 0.0).astype(space.dtype)
 
 
 def _ends(subject: Subject) -> Outcome:

@@ -68,9 +68,7 @@ def two_processes(id: str, entry: Entry, config: Mapping[str, Any] | BaseModel, 
         return _not_reached("it was registered in this process only")
     if child.returncode != 0:
         last = (child.stderr.strip().splitlines() or ["no message"])[-1]
-        return Outcome(
-            False, f"The second process failed: {last}", "make the factory importable and free of globals"
-        )
+        return Outcome(False, f"The second process failed: {last}", "make the factory importable and free of globals")
     theirs = json.loads(child.stdout.splitlines()[-1])
     env = make_vector_env(id, num_envs=COPIES, config=config, entry=entry)
     mine = vector_digests(env, seed=SEED, steps=cycles)

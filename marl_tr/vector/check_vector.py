@@ -39,9 +39,7 @@ def vector_checks(make: Make, cycles: int, *after: str) -> list[Check]:
 
 
 _PER_COPY = "key random streams by (seed, index of the copy, step), and let no copy read another's row"
-_WHOLE_STATE = (
-    "put everything that the next steps depend on into state_dict: positions, counters, stream positions"
-)
+_WHOLE_STATE = "put everything that the next steps depend on into state_dict: positions, counters, stream positions"
 
 
 def vector_digests(env: VectorEnv, *, seed: int, steps: int) -> list[str]:
@@ -103,9 +101,7 @@ def _group_problems(spec: EnvSpec, group: GroupSpec, part: GroupStep) -> list[st
         problems += _wrong(getattr(part, name), batch, np.dtype(bool), f"{group.name}: {name}")
     problems += _wrong_leaves(part.observation, group.observation, batch, f"{group.name}: observation")
     if part.final_observation is not None:
-        problems += _wrong_leaves(
-            part.final_observation, group.observation, batch, f"{group.name}: final_observation"
-        )
+        problems += _wrong_leaves(part.final_observation, group.observation, batch, f"{group.name}: final_observation")
     elif part.truncated.any():
         problems.append(f"{group.name}: final_observation is None though agents were truncated")
     if not problems and (part.acting & ~part.alive).any():
@@ -160,9 +156,7 @@ def _wrong(array: Any, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) 
     return problems
 
 
-def _wrong_leaves(
-    leaves: Leaves, expected: Mapping[str, Any], batch: tuple[int, ...], name: str
-) -> list[str]:
+def _wrong_leaves(leaves: Leaves, expected: Mapping[str, Any], batch: tuple[int, ...], name: str) -> list[str]:
     if leaves.keys() != expected.keys():
         return [f"{name} has the leaves {sorted(leaves)}, the spec {sorted(expected)}"]
     problems = []
@@ -216,9 +210,7 @@ def _seeds_differ(make: Make, cycles: int) -> Outcome:
     digests = {tuple(vector_digests(env, seed=seed, steps=0)) for seed in range(4)}
     if len(digests) > 1:
         return Outcome(True, "")
-    return Outcome(
-        True, "Seeds 0 to 3 start with the same observation.", "fine if the start is fixed", warning=True
-    )
+    return Outcome(True, "Seeds 0 to 3 start with the same observation.", "fine if the start is fixed", warning=True)
 
 
 def _any_size(make: Make, cycles: int) -> Outcome:

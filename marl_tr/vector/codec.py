@@ -95,11 +95,7 @@ class ActionCodec:
         Raises:
             UnsupportedSpace: `source` is no `Box` of floats, `Discrete` or `MultiDiscrete`.
         """
-        if (
-            isinstance(source, spaces.Box)
-            and np.issubdtype(source.dtype, np.floating)
-            and source.low.size > 0
-        ):
+        if isinstance(source, spaces.Box) and np.issubdtype(source.dtype, np.floating) and source.low.size > 0:
             return cls._of_box(source)
         if isinstance(source, spaces.Discrete):
             start = int(source.start)

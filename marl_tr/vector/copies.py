@@ -127,9 +127,7 @@ def call_factory(factory: Any, arguments: Mapping[str, Any], *, env_id: str) -> 
         BadEnvironmentConfig: It does not take these arguments.
     """
     if not callable(factory):
-        hint = (
-            f"; name a function in it: '{factory.__name__}:parallel_env'" if inspect.ismodule(factory) else ""
-        )
+        hint = f"; name a function in it: '{factory.__name__}:parallel_env'" if inspect.ismodule(factory) else ""
         raise NotAnEnvironment(f"environment {env_id!r}: {factory!r} is not a factory{hint}")
     try:
         signature = inspect.signature(factory)
@@ -138,9 +136,7 @@ def call_factory(factory: Any, arguments: Mapping[str, Any], *, env_id: str) -> 
     try:
         signature.bind(**arguments)
     except TypeError as error:
-        known = [
-            p.name for p in signature.parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-        ]
+        known = [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
         unknown = [name for name in arguments if name not in known]
         near = difflib.get_close_matches(unknown[0], known, n=1) if unknown else []
         hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(known) or 'nothing'}"

@@ -116,9 +116,7 @@ class EnvironmentCopy:
             raise self._bad("reset", f"returned {type(result).__name__}", "return (observations, infos)")
         self.living = self._members()
         if not self.living:
-            raise self._bad(
-                "agents", "is empty after reset", "set self.agents = self.possible_agents[:] in reset"
-            )
+            raise self._bad("agents", "is empty after reset", "set self.agents = self.possible_agents[:] in reset")
         for g, a, agent, codec, _ in self._places:
             rows.alive[g][a] = agent in self.living
             if agent in self.living:
@@ -141,9 +139,7 @@ class EnvironmentCopy:
             BadEnvironmentData: A value is missing or malformed, an agent vanished, or one came back to life.
         """
         self.steps += 1
-        decoded = {
-            agent: decode(actions[g][a]) for g, a, agent, _, decode in self._places if agent in self.living
-        }
+        decoded = {agent: decode(actions[g][a]) for g, a, agent, _, decode in self._places if agent in self.living}
         with self._located():
             result = self.env.step(decoded)
         if not isinstance(result, tuple) or len(result) != 5:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from marl_tr.errors import UserError
+
 __all__ = [
     "BadEnvironmentConfig",
     "BadEnvironmentData",
@@ -12,7 +14,7 @@ __all__ = [
 ]
 
 
-class EnvironmentFault(Exception):
+class EnvironmentFault(UserError):
     """An environment cannot be used as it is; the base of all errors of this package."""
 
 

@@ -71,9 +71,7 @@ class InProcessVectorEnv:
         self._state_size = _probe_state(envs[0], env_id)
         self._seed: int | None = None
         self._episode = np.zeros(num_envs, dtype=np.int64)
-        state = (
-            {} if self._state_size is None else {"state": spaces.Box(-np.inf, np.inf, (self._state_size,))}
-        )
+        state = {} if self._state_size is None else {"state": spaces.Box(-np.inf, np.inf, (self._state_size,))}
         self.spec = EnvSpec(
             id=env_id, num_envs=num_envs, groups=tuple(_spec_of(group) for group in self._groups), state=state
         )
@@ -207,9 +205,7 @@ class InProcessVectorEnv:
             array = np.asarray(actions[group.name]["action"])
             expected = (self.spec.num_envs, len(group.agents), *(space.shape or ()))
             if array.shape != expected:
-                raise ValueError(
-                    f"actions of group {group.name!r} have shape {array.shape}, expected {expected}"
-                )
+                raise ValueError(f"actions of group {group.name!r} have shape {array.shape}, expected {expected}")
             stacked.append(array)
         return stacked
 
@@ -280,8 +276,7 @@ def _agree(envs: Sequence[Any], env_id: str) -> tuple[str, ...]:
     """The agents' names, the same in every copy, as are their spaces."""
     if len({id(getattr(env, "env", env)) for env in envs}) < len(envs):
         raise NotAnEnvironment(
-            f"environment {env_id!r}: its factory returned the same object twice; build a new environment in "
-            "every call"
+            f"environment {env_id!r}: its factory returned the same object twice; build a new environment in every call"
         )
     agents = tuple(envs[0].possible_agents)
     if not agents:

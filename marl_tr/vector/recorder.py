@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 from marl_tr.vector.codec import GroupCodec
 from marl_tr.vector.sampling import sample
 
-__all__ = ["Answer", "Episode", "Recorder", "first_difference", "play", "same"]
+__all__ = ["Answer", "CornerRecorder", "Episode", "Recorder", "first_difference", "play", "same"]
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,32 @@ class Recorder:
         )
 
 
-def play(
-    env: Any, groups: Sequence[GroupCodec], *, seed: int | None, cycles: int, action_seed: int = 7
-) -> Episode:
+class CornerRecorder(Recorder):
+    """Plays one corner of the action spaces, ``end`` being ``"lowest"`` or ``"highest"``."""
+
+    def __init__(self, env: Any, groups: Sequence[GroupCodec], end: str) -> None:
+        super().__init__(env, groups)
+        self._corner = {
+            agent: group.action.decode(_corner(group.action.space, end)) for group in groups for agent in group.agents
+        }
+
+    def step(self) -> None:
+        """One step with the corner's action for everybody who is alive."""
+        before = frozenset(self.env.agents)
+        self._record_step(before, {agent: self._corner[agent] for agent in before})
+
+
+def _corner(space: spaces.Space[Any], end: str) -> Any:
+    if isinstance(space, spaces.Discrete):
+        return 0 if end == "lowest" else int(space.n) - 1
+    if isinstance(space, spaces.MultiDiscrete):
+        return np.zeros_like(space.nvec) if end == "lowest" else space.nvec - 1
+    assert isinstance(space, spaces.Box)
+    limit = space.low if end == "lowest" else space.high
+    return np.where(np.isfinite(limit), limit, 0.0).astype(space.dtype)
+
+
+def play(env: Any, groups: Sequence[GroupCodec], *, seed: int | None, cycles: int, action_seed: int = 7) -> Episode:
     """Play one episode to its end or for `cycles` steps."""
     recorder = Recorder(env, groups, action_seed)
     recorder.reset(seed)

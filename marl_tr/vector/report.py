@@ -128,9 +128,7 @@ def run_checks(id: str, checks: Sequence[Check], before: CheckReport | None = No
             outcome = Outcome(False, _describe(error), check.cure)
         seconds = time.perf_counter() - start
         findings.append(
-            Finding(
-                check.name, outcome.ok, outcome.message, outcome.cure, seconds, outcome.ok and outcome.warning
-            )
+            Finding(check.name, outcome.ok, outcome.message, outcome.cure, seconds, outcome.ok and outcome.warning)
         )
         if outcome.ok:
             passed.add(check.name)

@@ -18,8 +18,7 @@ def random_actions(spec: EnvSpec, generator: np.random.Generator) -> dict[str, L
     """Actions for every agent of every copy, ``{group: {leaf: [E, A, ...]}}``."""
     return {
         group.name: {
-            leaf: sample(space, (spec.num_envs, len(group.agents)), generator)
-            for leaf, space in group.action.items()
+            leaf: sample(space, (spec.num_envs, len(group.agents)), generator) for leaf, space in group.action.items()
         }
         for group in spec.groups
     }
@@ -37,13 +36,9 @@ def sample(space: spaces.Space[Any], batch: tuple[int, ...], generator: np.rando
     if isinstance(space, spaces.Discrete):
         return generator.integers(0, int(space.n), size=batch, dtype=np.int64) + int(space.start)
     if isinstance(space, spaces.MultiDiscrete):
-        return (
-            generator.integers(0, space.nvec, size=(*batch, *space.nvec.shape), dtype=np.int64) + space.start
-        )
+        return generator.integers(0, space.nvec, size=(*batch, *space.nvec.shape), dtype=np.int64) + space.start
     if not isinstance(space, spaces.Box):
-        raise UnsupportedSpace(
-            f"no random actions for {space}; supported are Box, Discrete and MultiDiscrete"
-        )
+        raise UnsupportedSpace(f"no random actions for {space}; supported are Box, Discrete and MultiDiscrete")
     shape = (*batch, *space.shape)
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     below, above = np.isfinite(low), np.isfinite(high)
