@@ -1,0 +1,131 @@
+import itertools
+
+import numpy as np
+import pytest
+from marl_tr.envs.uav.config import DownlinkConfig
+from marl_tr.envs.uav.references import assign, k_means
+from marl_tr.envs.uav.simulator import Simulator
+from marl_tr.envs.uav.vector import make
+from scipy.cluster.vq import kmeans2
+
+# Reward, mean rate, its deviation, Jain's index and 5th percentile (Mb/s), mean SINR (dB) of placed UAVs at full
+# power, over 256 scenes: the published ladder of this environment.
+LADDER = {
+    ("random", 2): (0.506, 0.298, 0.247, 0.656, 0.107, 8.6),
+    ("random", 3): (0.331, 0.336, 0.328, 0.565, 0.097, 6.0),
+    ("random", 4): (0.260, 0.376, 0.392, 0.547, 0.102, 4.8),
+    ("k-means", 2): (0.995, 0.492, 0.296, 0.766, 0.187, 14.3),
+    ("k-means", 3): (0.718, 0.616, 0.487, 0.677, 0.212, 11.5),
+    ("k-means", 4): (0.537, 0.687, 0.632, 0.606, 0.223, 9.1),
+}
+COLUMNS = ("reward", "mean_rate_mbps", "std_rate_mbps", "jain", "p5_rate_mbps", "mean_sinr_db")
+SCENES = 1024
+
+
+@pytest.mark.parametrize(("placement", "uavs"), LADDER)
+def test_placements_reproduce_the_published_ladder(placement, uavs):
+    sim = Simulator(DownlinkConfig(num_uavs=uavs, c_collision=0.0), SCENES)
+    sim.reset(2024)
+    if placement == "k-means":
+        sim.position = k_means(sim.users, uavs, stream=np.arange(SCENES)).astype(np.float32)
+    hover = np.broadcast_to((-1.0, 0.0, 1.0), (SCENES, uavs, 3))
+    outcome = sim.step(hover)
+    found = {**outcome.metrics, "reward": outcome.reward.mean(axis=1)}
+    for column, published in zip(COLUMNS, LADDER[placement, uavs], strict=True):
+        ours = found[column]
+        # Both are sample means: ours over 1,024 scenes, the published one over 256.
+        error = ours.std() * np.sqrt(1 / SCENES + 1 / 256)
+        rounding = 0.05 if column == "mean_sinr_db" else 5e-4
+        assert ours.mean() == pytest.approx(published, abs=4 * error + rounding), column
+
+
+def points(seed=0, sets=20, users=30):
+    rng = np.random.default_rng(seed)
+    return rng.uniform(0, 1000, (sets, users, 2))
+
+
+def inertia(users, centroids):
+    return np.square(users[:, :, None] - centroids[:, None]).sum(-1).min(2).sum(1)
+
+
+def test_k_means_ends_in_a_fixed_point_of_scipys():
+    users = points()
+    found = k_means(users, 4, stream=np.arange(20))
+    for scene, centroids in zip(users, found, strict=True):
+        again, _ = kmeans2(scene, centroids, iter=1, minit="matrix")
+        assert again == pytest.approx(centroids, rel=1e-9)
+
+
+def test_restarts_never_lose():
+    users = points()
+    one = inertia(users, k_means(users, 4, stream=np.arange(20)))
+    eight = inertia(users, k_means(users, 4, stream=np.arange(20), restarts=8))
+    assert (eight <= one).all()
+    assert (eight < one).any()
+
+
+def test_a_scenes_centroids_do_not_depend_on_its_neighbours():
+    users = points()
+    together = k_means(users, 3, stream=np.arange(20))
+    alone = k_means(users[7:8], 3, stream=np.array([7]))
+    assert alone[0] == pytest.approx(together[7], rel=1e-12)
+
+
+def test_more_uavs_than_users_sit_on_the_users():
+    users = points(users=2)
+    assert inertia(users, k_means(users, 5, stream=np.arange(20))) == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("uavs", [1, 2])
+def test_assignment_is_the_shortest_for_few_uavs(uavs):
+    rng = np.random.default_rng(1)
+    starts, targets = rng.uniform(0, 1000, (2, 30, uavs, 2))
+    found = np.square(assign(starts, targets) - starts).sum(axis=(1, 2))
+    orders = itertools.permutations(range(uavs))
+    best = np.min([np.square(targets[:, order] - starts).sum(axis=(1, 2)) for order in orders], axis=0)
+    assert found == pytest.approx(best, rel=1e-12)
+
+
+def test_assignment_gives_every_target_once_and_no_swap_helps():
+    rng = np.random.default_rng(2)
+    starts, targets = rng.uniform(0, 1000, (2, 30, 5, 2))
+    found = assign(starts, targets)
+    assert (np.sort(found[..., 0], axis=1) == np.sort(targets[..., 0], axis=1)).all()
+    length = np.square(found - starts).sum(axis=(1, 2))
+    for i, j in itertools.combinations(range(5), 2):
+        swapped = found.copy()
+        swapped[:, [i, j]] = swapped[:, [j, i]]
+        assert (np.square(swapped - starts).sum(axis=(1, 2)) >= length - 1e-6).all()
+
+
+def test_the_policies_fly_and_rank_as_they_should():
+    env = make(num_envs=64, num_uavs=3)
+    returns = {}
+    for reference in env.references():
+        step = env.reset(11)
+        total = 0.0
+        for _ in range(env.config.horizon):
+            last = step
+            step = env.step(reference.act(step))
+            total += step.groups["uav"].reward.mean()
+        returns[reference.name] = total / env.config.horizon
+        if reference.name == "k-means, full power":
+            # At the end everyone hovers at a centroid of the users.
+            hover = reference.act(last)["uav"]["action"]
+            assert (hover[..., 0] < -0.999).all()
+            assert last.state["uavs"][..., 2:4] == pytest.approx(0.0, abs=1e-3)
+    assert returns["k-means best of 8, full power"] > returns["k-means, full power"]
+    assert returns["k-means, full power"] > returns["hover, full power"] + 0.2
+    assert returns["k-means, full power"] > returns["random"] + 0.2
+
+
+def test_k_means_aims_anew_in_each_episode():
+    env = make(num_envs=3, num_uavs=2, horizon=60)
+    reference = env.references()[2]
+    step = env.reset(0)
+    for _ in range(115):
+        step = env.step(reference.act(step))
+    users = step.state["users"][..., :2]
+    centroid = k_means(users, 2, stream=np.arange(3))
+    away = np.sqrt(np.square(step.state["uavs"][:, :, None, :2] - centroid[:, None]).sum(-1)).min(2)
+    assert (away < 1e-3).all()
