@@ -119,7 +119,9 @@ def _find(request: Mapping[str, Any]) -> Entry:
     except (UnknownName, BadTarget):
         if request["target"] is None:
             raise
-        return Entry(target=request["target"], native=request["native"])
+        entry = Entry(target=request["target"], native=request["native"])
+        entry.load()  # imported here, so that a name that leads nowhere is noticed here
+        return entry
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from vector_examples import Walkers
+from vector_examples import HashOrder, Walkers
 
-from marl_tr.registry import UnknownName, names
+from marl_tr.registry import UnknownName, register_env
 from marl_tr.vector import BadEnvironmentConfig, InProcessVectorEnv
 from marl_tr.vector.check import check_env
 from marl_tr.vector.check_vector import contract_problems, vector_checks
@@ -56,11 +56,10 @@ def test_a_broken_environment_fails_its_own_question_and_no_other(name):
         ("gymnasium/CartPole-v1", {}),
         ("gymnasium/Pendulum-v1", {}),
         ("uav/downlink-v0", {}),
+        ("marl_tr.envs.uav.pettingzoo:parallel_env", {"num_uavs": 2, "num_users": 5}),
     ],
 )
 def test_a_right_environment_passes_every_question(id, config):
-    if id == "uav/downlink-v0" and id not in names("envs"):
-        pytest.skip("not installed")
     report = check_env(id, config, cycles=60)
     assert report.passed, report.render()
     assert report.not_run == ()
@@ -78,6 +77,21 @@ def test_what_builds_on_a_failed_question_is_listed_as_not_run():
     report = check_env("vector_examples:Crashes", cycles=20)
     assert {"finite values", "batch: resume", "two processes"} <= set(report.not_run)
     assert "not run until the above is mended: " in report.render()
+
+
+def test_a_factory_that_another_process_cannot_import_is_a_warning():
+    register_env("vector-tests/walkers-v0", lambda **config: Walkers(**config))
+    report = check_env("vector-tests/walkers-v0", {"walkers": 2}, cycles=20)
+    assert report.passed, report.render()
+    finding = report.findings[-1]
+    assert (finding.check, finding.warning) == ("two processes", True)
+    assert "package.module:factory" in finding.cure
+
+
+def test_a_registered_class_is_compared_with_a_second_process():
+    register_env("vector-tests/hashed-v0", HashOrder)
+    report = check_env("vector-tests/hashed-v0", cycles=20)
+    assert [finding.check for finding in report.findings if not finding.ok] == ["two processes"]
 
 
 def test_pettingzoo_tests_that_fail_are_findings():
