@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -151,7 +152,7 @@ def resolve(path: str) -> Any:
         BadTarget: The module or the attribute does not exist, or the module fails to import.
     """
     module_name, _, attribute = path.partition(":")
-    if not module_name or not attribute:
+    if not module_name or not attribute or module_name.startswith("."):
         raise BadTarget(f"{path!r} is not of the form 'package.module:attribute'")
     try:
         module = importlib.import_module(module_name)
@@ -197,7 +198,14 @@ _FOREIGN: dict[str, dict[str, Callable[[str], Entry]]] = {"envs": {"gymnasium": 
 def _discovered(kind: str) -> Mapping[str, Entry]:
     found: dict[str, Entry] = {}
     for point in entry_points(group=f"marl_tr.{kind}"):
-        for name, entry in point.load().items():
+        try:
+            table = point.load()
+        except (ImportError, AttributeError) as error:
+            # One broken package must not take the others away.
+            message = f"entry point {point.name} = {point.value!r} of {kind} is left out: {error}"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+            continue
+        for name, entry in table.items():
             if name in found and found[name] != entry:
                 raise DuplicateName(
                     f"two installed packages register {name!r} among {kind}: {found[name].target!r} and "

@@ -37,19 +37,13 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
         return _say("diverged", error, 3)
     except Interrupted as error:
         return _say("interrupted", error, 130)
-    except BrokenPipeError:
-        # The reader ('| head') has seen enough; nothing more can be written, not even at interpreter exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return 0
 
 
 def _build(arguments: list[str]) -> typer.Typer:
     """An application in which the command called is real, and the others are names for the listing."""
-    app = typer.Typer(
-        name="marl-tr", help=_HELP, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False
-    )
-    app.callback()(_options)
+    app = typer.Typer(name="marl-tr", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+    app.callback(help=_HELP)(_options)
     called = next((argument for argument in arguments if not argument.startswith("-")), None)
     for name, entry in registry.names("commands").items():
         command = _interruptible(entry.load()) if name == called else _listed_only
@@ -61,12 +55,18 @@ def _build(arguments: list[str]) -> typer.Typer:
     return app
 
 
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _version(asked: bool) -> None:
+    if asked:
         print(f"marl-tr {__version__}")
         raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options before the command."""
 
 
 def _listed_only() -> None:
@@ -74,12 +74,18 @@ def _listed_only() -> None:
 
 
 def _interruptible(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Ctrl-C leaves a command as `Interrupted`, whatever the command-line library makes of it."""
+    """Ctrl-C and a reader that stops early ('| head') end a command our way, not the command-line library's."""
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> Any:
         try:
-            return command(*arguments, **options)
+            result = command(*arguments, **options)
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError:
+            # Nothing more can be written, not even what is buffered when the interpreter exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return None
         except KeyboardInterrupt as error:
             raise Interrupted("stopped by the keyboard") from error
 

@@ -11,7 +11,7 @@ __all__ = ["audit"]
 
 
 def audit(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs.")],
 ) -> None:
     """Verify from the audit log that every accepted update kept its bound; exit code 1 where one did not."""
     from marl_tr.analysis.audit import audit as verify

@@ -13,7 +13,7 @@ def check_env(
     id: Annotated[str, typer.Argument(metavar="ID", help="Registered name, or 'package.module:factory'.")],
     settings: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="The environment's settings: num_uavs=4."),
+        typer.Argument(metavar="KEY=VALUE", help="The environment's settings: num_uavs=4."),
     ] = None,
 ) -> None:
     """Test an environment: PettingZoo's own tests, then stronger ones. Each failure comes with its cure."""

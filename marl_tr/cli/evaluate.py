@@ -11,7 +11,7 @@ __all__ = ["evaluate"]
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")],
     episodes: Annotated[
         int | None, typer.Option(min=1, help="Held-out episodes; the scenario's final_episodes if left out.")
     ] = None,

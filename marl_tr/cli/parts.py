@@ -11,7 +11,7 @@ from marl_tr.cli.tables import print_table
 
 __all__ = ["agents", "critics", "envs", "objectives", "regions", "schedules"]
 
-Name = Annotated[str | None, typer.Argument(help="Show the settings of this one.")]
+Name = Annotated[str | None, typer.Argument(metavar="NAME", help="Show the settings of this one.")]
 
 
 def envs(name: Name = None) -> None:

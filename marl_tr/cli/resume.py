@@ -10,7 +10,7 @@ import typer
 __all__ = ["resume"]
 
 
-def resume(run: Annotated[Path, typer.Argument(help="Folder of the run.")]) -> None:
+def resume(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")]) -> None:
     """Go on with a run from its newest whole checkpoint, as if it had never stopped."""
     from marl_tr.cli.folders import run_folder
 

@@ -11,10 +11,12 @@ __all__ = ["run"]
 
 
 def run(
-    scenario: Annotated[str, typer.Argument(help="A shipped scenario's name, or the path of a YAML file.")],
+    scenario: Annotated[
+        str, typer.Argument(metavar="SCENARIO", help="Name of a shipped scenario, or path of a YAML file.")
+    ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings that win over the file: env.num_envs=128."),
+        typer.Argument(metavar="KEY=VALUE", help="Settings that win over the file: env.num_envs=128."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The run's seed; the same as seed=N.")] = None,
     dry_run: Annotated[

@@ -15,7 +15,5 @@ def scenarios() -> None:
     for name, path in shipped().items():
         data = read_document(path).data
         env = data.get("env", {})
-        rows.append(
-            (name, str(env.get("id", "")), str(data.get("preset", "")), str(data.get("description", "")))
-        )
+        rows.append((name, str(env.get("id", "")), str(data.get("preset", "")), str(data.get("description", ""))))
     print_table(("scenario", "environment", "preset", "what it shows"), rows)

@@ -13,7 +13,7 @@ __all__ = ["tb"]
 
 
 def tb(
-    folder: Annotated[Path, typer.Argument(help="A run, or a folder of runs.")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A run, or a folder of runs.")] = Path("runs"),
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0: any free one.")] = 6006,
 ) -> None:
     """Open a run, or a folder of runs, in TensorBoard."""

@@ -55,9 +55,7 @@ def _step(document: Document, checked: Validated) -> list[Problem]:
     own_step = getattr(region, "takes_own_step", False)
     given = document.data.get("optimizer") is not None
     if own_step and given:
-        message = (
-            f"region {name!r} takes its own step and leaves an optimizer nothing to do; remove the section"
-        )
+        message = f"region {name!r} takes its own step and leaves an optimizer nothing to do; remove the section"
         return [document.problem(("optimizer",), message, key=True)]
     if not own_step and not given:
         message = f"region {name!r} needs gradient steps: add a section 'optimizer: {{}}' (all defaults)"

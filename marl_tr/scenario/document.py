@@ -65,9 +65,7 @@ class Document:
         What a preset filled in lies where the preset is named.
         """
         for length in range(len(path), 0, -1):
-            first, second = (
-                (self.keys, self.values) if key or length < len(path) else (self.values, self.keys)
-            )
+            first, second = (self.keys, self.values) if key or length < len(path) else (self.values, self.keys)
             found = first.get(path[:length]) or second.get(path[:length])
             if found is not None:
                 return found
@@ -136,9 +134,7 @@ def parse(text: str, file: str) -> Document:
         # The reader gives an offset; a mark with a line is made of it.
         before = _LINE_BREAK.split(text[: error.position])
         mark = yaml.Mark(file, error.position, len(before) - 1, len(before[-1]), None, 0)
-        raise ScenarioError(
-            [composer.at(mark, f"character U+{_code(error.character):04X} is not allowed")]
-        ) from error
+        raise ScenarioError([composer.at(mark, f"character U+{_code(error.character):04X} is not allowed")]) from error
     except yaml.MarkedYAMLError as error:
         raise ScenarioError([composer.syntax(error)]) from error
     document = Document(file, problems=composer.problems)
@@ -197,9 +193,7 @@ class _Composer:
         next(events)  # the document's end
         after = next(events)
         if not isinstance(after, yaml.StreamEndEvent):
-            raise ScenarioError(
-                [self.at(after.start_mark, "a second document begins; a scenario is one document")]
-            )
+            raise ScenarioError([self.at(after.start_mark, "a second document begins; a scenario is one document")])
         return root
 
     def node(self, event: Any, events: Iterator[Any], depth: int) -> _Node:
@@ -237,9 +231,7 @@ class _Composer:
                 for name, merged_field in self.merge(node):
                     merged.setdefault(name, merged_field)
             elif not isinstance(key, str):
-                self.problems.append(
-                    Problem.at(place, "", "a key must be text; put it in quotes if it is meant")
-                )
+                self.problems.append(Problem.at(place, "", "a key must be text; put it in quotes if it is meant"))
             elif key in own:
                 line = own[key].place.line
                 self.problems.append(Problem.at(place, key, f"is given twice; first in line {line}"))
@@ -271,9 +263,7 @@ class _Composer:
         if tag is None and not event.implicit[0]:
             tag = "str"  # quoted
         if any(0xD800 <= ord(letter) <= 0xDFFF for letter in text):
-            self.problems.append(
-                self.at(event.start_mark, "holds half a surrogate pair, which is no character")
-            )
+            self.problems.append(self.at(event.start_mark, "holds half a surrogate pair, which is no character"))
             return text.encode("utf-8", "replace").decode()
         try:
             return _scalar(text, tag)
@@ -288,9 +278,7 @@ class _Composer:
         if name in allowed and event.tag.startswith(_CORE):
             return name
         shown = "!!" + name if event.tag.startswith(_CORE) else event.tag
-        self.problems.append(
-            self.at(event.start_mark, f"tag {shown} is not allowed; a scenario holds plain values")
-        )
+        self.problems.append(self.at(event.start_mark, f"tag {shown} is not allowed; a scenario holds plain values"))
         return None
 
     def syntax(self, error: yaml.MarkedYAMLError) -> Problem:
@@ -327,11 +315,7 @@ class _Expander:
     def value(self, node: _Node, path: Path, depth: int) -> Any:
         self.left -= 1
         if self.left < 0 or depth > MAX_DEPTH:
-            limit = (
-                f"nested more than {MAX_DEPTH} levels deep"
-                if self.left >= 0
-                else f"more than {MAX_NODES:,} values"
-            )
+            limit = f"nested more than {MAX_DEPTH} levels deep" if self.left >= 0 else f"more than {MAX_NODES:,} values"
             raise ScenarioError([Problem.at(node.place, "", f"is {limit} once its aliases are written out")])
         self.document.values[path] = node.place
         if isinstance(node.value, list):
@@ -341,9 +325,7 @@ class _Expander:
         if isinstance(node.value, dict):
             for name, item in node.value.items():
                 self.document.keys[(*path, name)] = item.place
-            return {
-                name: self.value(item.node, (*path, name), depth + 1) for name, item in node.value.items()
-            }
+            return {name: self.value(item.node, (*path, name), depth + 1) for name, item in node.value.items()}
         return node.value
 
 
@@ -363,11 +345,7 @@ def _scalar(text: str, tag: str | None) -> Any:
     if tag in (None, "float") and (_FLOAT.match(text) or (tag and _INT.match(text))):
         value = float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
         # 1e6 steps are a whole number of steps; the models still refuse 1.5 where a whole number is due.
-        return (
-            int(value)
-            if tag is None and "." not in text and abs(value) < 2**53 and value.is_integer()
-            else value
-        )
+        return int(value) if tag is None and "." not in text and abs(value) < 2**53 and value.is_integer() else value
     if tag is None:
         return text
     raise ValueError(f"{text!r} is not a {tag}")

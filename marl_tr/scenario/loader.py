@@ -24,9 +24,7 @@ from marl_tr.scenario.validation import Validated, validate
 __all__ = ["load_scenario", "resolved", "scenario_yaml", "shipped"]
 
 
-def load_scenario(
-    source: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str] = ()
-) -> Scenario:
+def load_scenario(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str] = ()) -> Scenario:
     """Read, complete and check a scenario.
 
     Args:
@@ -74,35 +72,27 @@ def scenario_yaml(scenario: Scenario) -> str:
 def shipped() -> dict[str, FilePath]:
     """The scenarios that come with the package: ``{name: path}``, sorted."""
     folder = files("marl_tr.scenarios")
-    found = {
-        item.name.removesuffix(".yaml"): item for item in folder.iterdir() if item.name.endswith(".yaml")
-    }
+    found = {item.name.removesuffix(".yaml"): item for item in folder.iterdir() if item.name.endswith(".yaml")}
     return {name: FilePath(str(found[name])) for name in sorted(found)}
 
 
 def _locate(source: str | os.PathLike[str]) -> Document:
     text = os.fspath(source)
-    looks_like_path = (
-        not isinstance(source, str) or FilePath(text).suffix in (".yaml", ".yml") or os.sep in text
-    )
+    looks_like_path = not isinstance(source, str) or FilePath(text).suffix in (".yaml", ".yml") or os.sep in text
     if looks_like_path or not text or FilePath(text).is_dir():
         return read_document(FilePath(text), text or "''")
     known = shipped()
     if text in known:
         return read_document(known[text])
     hint = did_you_mean(text, known)
-    message = (
-        f"no scenario of that name{hint} ('marl-tr scenarios' lists all; a file of your own: {text}.yaml)"
-    )
+    message = f"no scenario of that name{hint} ('marl-tr scenarios' lists all; a file of your own: {text}.yaml)"
     raise ScenarioError([Problem(text, None, None, "", message)])
 
 
 def _not_a_mapping(document: Document) -> Problem:
     data = document.data
     kind = "is empty" if data is None else f"is {'a list' if isinstance(data, list) else 'a single value'}"
-    return Problem.at(
-        document.place(()), "", f"{kind}; a scenario is a mapping of sections (name:, env:, agents: ...)"
-    )
+    return Problem.at(document.place(()), "", f"{kind}; a scenario is a mapping of sections (name:, env:, agents: ...)")
 
 
 def _list_agents(document: Document) -> None:

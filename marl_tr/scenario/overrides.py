@@ -31,9 +31,7 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
             value = parse(text.strip() or "null", file)
         except ScenarioError as error:
             at = len(key) + 2
-            document.problems += [
-                Problem(file, None, at, key, problem.message, override) for problem in error.problems
-            ]
+            document.problems += [Problem(file, None, at, key, problem.message, override) for problem in error.problems]
             continue
         document.problems += [
             Problem(file, None, len(key) + 2, key, problem.message, override) for problem in value.problems

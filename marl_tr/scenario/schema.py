@@ -109,17 +109,11 @@ class TrainerSection(Strict):
     """The loop."""
 
     total_steps: int = Field(description="Environment steps of the whole run (all copies together).", ge=1)
-    rollout_steps: int = Field(
-        default=128, ge=1, le=100_000, description="Steps T of each copy between updates."
-    )
-    threads: int = Field(
-        default=1, ge=1, le=256, description="torch's threads; part of what makes a run repeatable."
-    )
+    rollout_steps: int = Field(default=128, ge=1, le=100_000, description="Steps T of each copy between updates.")
+    threads: int = Field(default=1, ge=1, le=256, description="torch's threads; part of what makes a run repeatable.")
     device: str = Field(default="cpu", description="torch device of networks and learning, 'cpu' or 'cuda'.")
     checkpoint_every: int = Field(default=20, ge=1, description="Iterations between checkpoints.")
-    keep_checkpoints: int = Field(
-        default=3, ge=1, description="How many of the newest checkpoints stay on disk."
-    )
+    keep_checkpoints: int = Field(default=3, ge=1, description="How many of the newest checkpoints stay on disk.")
     runs_dir: Annotated[str, StringConstraints(min_length=1)] = Field(
         default="runs", description="Folder that gets a folder a run."
     )
@@ -129,12 +123,8 @@ class EvaluationSection(Strict):
     """Held-out episodes."""
 
     every: int = Field(default=10, ge=0, description="Iterations between evaluations; 0: only at the end.")
-    episodes: int = Field(
-        default=64, ge=1, le=65_536, description="Episodes of an evaluation during the run."
-    )
-    final_episodes: int = Field(
-        default=256, ge=1, le=65_536, description="Episodes of the evaluation at the end."
-    )
+    episodes: int = Field(default=64, ge=1, le=65_536, description="Episodes of an evaluation during the run.")
+    final_episodes: int = Field(default=256, ge=1, le=65_536, description="Episodes of the evaluation at the end.")
     seed: int = Field(
         default=1_000_003,
         ge=0,
@@ -149,9 +139,7 @@ class EvaluationSection(Strict):
     window: int | None = Field(
         default=None, ge=1, description="Also report the mean reward a step over the last `window` steps."
     )
-    references: bool = Field(
-        default=True, description="Evaluate the environment's reference policies beside ours."
-    )
+    references: bool = Field(default=True, description="Evaluate the environment's reference policies beside ours.")
     media: bool = Field(default=True, description="Pictures of one episode at each evaluation.")
 
 
@@ -167,9 +155,7 @@ class Scenario(Strict):
         description="mappo, ippo, happo or hatrpo: fills in objective, region, schedule, sharing and critic; "
         "what the file says itself wins.",
     )
-    seed: int = Field(
-        default=1, ge=0, lt=2**63, description="Every random number of the run follows from it."
-    )
+    seed: int = Field(default=1, ge=0, lt=2**63, description="Every random number of the run follows from it.")
     env: EnvSection
     agents: list[AgentPart] = Field(min_length=1, description="Policies, one entry or a list of entries.")
     objective: Part = Field(description="What an update wants ('marl-tr objectives').")

@@ -170,27 +170,17 @@ def _translate(model: type[Any], data: Any, item: Any, also: tuple[str, ...]) ->
 
 def _message(item: Any, value: Any) -> str:
     message: str = item["msg"]
-    message = (
-        message.removeprefix("Value error, ")
-        .replace("Input should be", "must be")
-        .replace("Input must", "must")
-    )
+    message = message.removeprefix("Value error, ").replace("Input should be", "must be").replace("Input must", "must")
     message = message.replace("a valid integer", "a whole number").replace("a valid dictionary", "a mapping")
     message = message.replace("an object", "a mapping").replace("a valid array", "a list")
     message = message.replace("a valid list", "a list").replace("a valid boolean", "true or false")
     message = message.replace("a valid string", "text").replace("a valid number", "a number")
     if isinstance(value, dict | list) or "value_error" in item["type"]:
         return message
-    shown = (
-        {True: "true", False: "false", None: "nothing"}.get(value, repr(value))
-        if _simple(value)
-        else repr(value)
-    )
+    shown = {True: "true", False: "false", None: "nothing"}.get(value, repr(value)) if _simple(value) else repr(value)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
     quoted = isinstance(value, str) and item["type"] in ("int_type", "float_type", "bool_type")
-    return f"{message}, not {shown}" + (
-        " (text; leave out the quotes)" if quoted and _looks_plain(value) else ""
-    )
+    return f"{message}, not {shown}" + (" (text; leave out the quotes)" if quoted and _looks_plain(value) else "")
 
 
 def _simple(value: Any) -> bool:
@@ -246,9 +236,7 @@ def _choose(candidates: list[type[BaseModel]], data: Any) -> type[BaseModel] | N
     return candidates[0] if candidates else None
 
 
-def _check_arguments(
-    entry: registry.Entry, config: dict[str, Any], document: Document, path: Path
-) -> list[Problem]:
+def _check_arguments(entry: registry.Entry, config: dict[str, Any], document: Document, path: Path) -> list[Problem]:
     """`config` against the factory's own keyword arguments, where they can be read."""
     try:
         factory = entry.load()
@@ -273,7 +261,5 @@ def _check_arguments(
                 problems.append(document.problem((*path, key), message, key=True))
     for name, parameter in named.items():
         if parameter.default is parameter.empty and name not in config:
-            problems.append(
-                document.problem((*path, name), "is required by the environment and missing", key=True)
-            )
+            problems.append(document.problem((*path, name), "is required by the environment and missing", key=True))
     return problems

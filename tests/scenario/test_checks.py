@@ -64,9 +64,7 @@ def test_impossible_combinations_are_refused_with_the_reason(
     assert reason in found[0].message
 
 
-def test_agents_without_a_density_cannot_have_a_region_that_needs_one(
-    problems: Load, sample_only: str
-) -> None:
+def test_agents_without_a_density_cannot_have_a_region_that_needs_one(problems: Load, sample_only: str) -> None:
     found = problems(EXPLICIT.replace("kind: gaussian", f"kind: {sample_only}"))
     assert {(problem.line, problem.path) for problem in found} == {(3, "agents.kind")}
     assert {problem.message.split(" needs ")[0] for problem in found} == {

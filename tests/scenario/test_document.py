@@ -131,9 +131,7 @@ def test_the_billion_laughs_end_quickly() -> None:
     rows += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 20)]
     start = time.process_time()
     assert "once its aliases are written out" in fails("\n".join(rows)).message
-    merges = ["m0: &m0 {k: 1}"] + [
-        f"m{i}: &m{i} {{<<: [{', '.join([f'*m{i - 1}'] * 10)}]}}" for i in range(1, 20)
-    ]
+    merges = ["m0: &m0 {k: 1}"] + [f"m{i}: &m{i} {{<<: [{', '.join([f'*m{i - 1}'] * 10)}]}}" for i in range(1, 20)]
     assert parse("\n".join(merges), "f").data["m19"] == {"k": 1}
     assert time.process_time() - start < 10
 

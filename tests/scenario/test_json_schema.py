@@ -99,9 +99,7 @@ def test_every_setting_has_a_description() -> None:
 
 
 def test_the_schema_that_ships_is_current() -> None:
-    shipped_schema = json.loads(
-        (Path(next(iter(shipped().values()))).parent / "schema.json").read_text("utf-8")
-    )
+    shipped_schema = json.loads((Path(next(iter(shipped().values()))).parent / "schema.json").read_text("utf-8"))
     assert shipped_schema == scenario_schema(), "run: make schema"
 
 

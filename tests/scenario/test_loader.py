@@ -148,13 +148,9 @@ def test_missing_sections_are_reported_at_the_top(problems: Load) -> None:
     ]
 
 
-def test_a_list_of_agents_is_reported_with_its_index_and_a_single_one_without(
-    good: str, problems: Load
-) -> None:
+def test_a_list_of_agents_is_reported_with_its_index_and_a_single_one_without(good: str, problems: Load) -> None:
     single = problems(good.replace("{kind: gaussian}", "{kind: gaussian, hiden: [1]}"))
-    several = problems(
-        good.replace("{kind: gaussian}", "\n  - {kind: gaussian}\n  - {kind: gaussian, hiden: [1]}")
-    )
+    several = problems(good.replace("{kind: gaussian}", "\n  - {kind: gaussian}\n  - {kind: gaussian, hiden: [1]}"))
     assert told(single) == [(4, "agents.hiden")]
     assert told(several) == [(6, "agents.1.hiden")]
 
@@ -215,9 +211,7 @@ def test_gymnasium_environments_are_checked_by_their_own_arguments(good: str, pr
 
 
 def test_a_problem_in_a_merged_part_is_shown_where_the_anchor_is(good: str, problems: Load) -> None:
-    text = (
-        good.replace("trainer: {total_steps: 100}", "trainer: &t {total_steps: 0}") + "advantage: {<<: *t}\n"
-    )
+    text = good.replace("trainer: {total_steps: 100}", "trainer: &t {total_steps: 0}") + "advantage: {<<: *t}\n"
     assert told(problems(text)) == [(5, "advantage.total_steps"), (5, "trainer.total_steps")]
 
 
