@@ -17,13 +17,13 @@ def check_env(
     ] = None,
 ) -> None:
     """Test an environment: PettingZoo's own tests, then stronger ones. Each failure comes with its cure."""
-    from rich.console import Console
+    import shutil
 
     config = _config(settings or [])
     from marl_tr.vector.check import check_env as check
 
     report = check(id, config)
-    Console().print(report.render())
+    print(report.render(width=shutil.get_terminal_size((110, 24)).columns))
     raise typer.Exit(0 if report.passed else 1)
 
 
