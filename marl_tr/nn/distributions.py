@@ -101,9 +101,7 @@ class Gaussian:
     @torch.no_grad()
     def sample(self, generator: torch.Generator) -> Tensor:
         """``[..., D]``."""
-        noise = torch.randn(
-            self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device
-        )
+        noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
         return self.mean + self.log_std.exp() * noise
 
     def mode(self) -> Tensor:
@@ -263,9 +261,7 @@ class Categorical:
         """``[...]`` int64, by the inverse of the cumulative distribution in float64."""
         cumulative = self._log_p.double().exp().cumsum(-1)
         # Scaled by the last value: rounding in the sum then never leads beyond the last choice.
-        u = torch.rand(
-            (*cumulative.shape[:-1], 1), generator=generator, dtype=torch.float64, device=cumulative.device
-        )
+        u = torch.rand((*cumulative.shape[:-1], 1), generator=generator, dtype=torch.float64, device=cumulative.device)
         return torch.searchsorted(cumulative, u * cumulative[..., -1:], right=True).squeeze(-1)
 
     def mode(self) -> Tensor:
@@ -309,8 +305,7 @@ class MultiCategorical:
             [None] * len(self.sizes) if self.mask is None else torch.split(self.mask, self.sizes, -1)
         )
         self.choices = [
-            Categorical(part, allowed)
-            for part, allowed in zip(torch.split(logits, self.sizes, -1), masks, strict=True)
+            Categorical(part, allowed) for part, allowed in zip(torch.split(logits, self.sizes, -1), masks, strict=True)
         ]
 
     def parameters(self) -> tuple[Tensor, ...]:
@@ -403,9 +398,7 @@ class ProductLaw:
     def fisher_product(self, tangents: Tangents) -> Tangents:
         """See `Law.fisher_product`; block-diagonal over the leaves."""
         parts = self._split(tangents)
-        return tuple(
-            product for leaf, law in self.laws.items() for product in law.fisher_product(parts[leaf])
-        )
+        return tuple(product for leaf, law in self.laws.items() for product in law.fisher_product(parts[leaf]))
 
     def _split(self, tensors: tuple[Tensor, ...]) -> dict[str, tuple[Tensor, ...]]:
         parts: dict[str, tuple[Tensor, ...]] = {}

@@ -205,9 +205,7 @@ class MultiDiscreteHead:
         self.raw_shape: tuple[int, ...] = (len(self._sizes),)
         self.raw_dtype = torch.int64
 
-    def law(
-        self, outputs: Tensor, extra: Tensor | None = None, mask: Tensor | None = None
-    ) -> MultiCategorical:
+    def law(self, outputs: Tensor, extra: Tensor | None = None, mask: Tensor | None = None) -> MultiCategorical:
         """See `Head.law`."""
         return MultiCategorical(outputs, self._sizes, mask)
 
@@ -218,9 +216,7 @@ class MultiDiscreteHead:
     def encode(self, action: Tensor) -> Tensor:
         """See `Head.encode`: one one-hot block a part."""
         choices = (action.long() - self._start.to(action.device)).unbind(-1)
-        return torch.cat(
-            [one_hot(choice, n) for choice, n in zip(choices, self._sizes, strict=True)], -1
-        ).float()
+        return torch.cat([one_hot(choice, n) for choice, n in zip(choices, self._sizes, strict=True)], -1).float()
 
 
 class ProductHead:

@@ -103,9 +103,7 @@ class ValueNormaliser(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(
-        self, size: int, *, rows: int = 1, decay: float = 0.99999, minimum_std: float = 1e-4
-    ) -> None:
+    def __init__(self, size: int, *, rows: int = 1, decay: float = 0.99999, minimum_std: float = 1e-4) -> None:
         super().__init__()
         if not 0 < decay <= 1:
             raise ValueError(f"decay must be in (0, 1], not {decay}")

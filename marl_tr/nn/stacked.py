@@ -82,8 +82,7 @@ class StackedMLP(nn.Module):
             raise ValueError(f"an MLP needs the width of its input and of its output, not {list(sizes)}")
         gains = [gain] * (len(sizes) - 2) + [gain if last_gain is None else last_gain]
         self.layers = nn.ModuleList(
-            StackedLinear(rows, sizes[i], sizes[i + 1], generator=generator, gain=gains[i])
-            for i in range(len(gains))
+            StackedLinear(rows, sizes[i], sizes[i + 1], generator=generator, gain=gains[i]) for i in range(len(gains))
         )
         self.activation = activation
         self.activate_last = activate_last
@@ -180,9 +179,7 @@ class StackedGRUCell(nn.Module):
         recurrent = torch.bmm(memory, self.weight_memory)
         gates = torch.sigmoid(inputs[..., : 2 * hidden] + recurrent[..., : 2 * hidden])
         z, q = gates[..., :hidden], gates[..., hidden:]
-        n = torch.tanh(
-            inputs[..., 2 * hidden :] + q * (recurrent[..., 2 * hidden :] + self.bias_memory.unsqueeze(1))
-        )
+        n = torch.tanh(inputs[..., 2 * hidden :] + q * (recurrent[..., 2 * hidden :] + self.bias_memory.unsqueeze(1)))
         return n + z * (memory - n)
 
 
@@ -203,9 +200,7 @@ def _restarts(starts: Tensor | None, memory: Tensor, steps: int) -> tuple[Tensor
     return (~stacked).to(memory.dtype).unsqueeze(-1), any_start
 
 
-def _orthogonal(
-    rows: int, in_features: int, out_features: int, generator: torch.Generator, gain: float
-) -> Tensor:
+def _orthogonal(rows: int, in_features: int, out_features: int, generator: torch.Generator, gain: float) -> Tensor:
     weight = torch.empty(rows, in_features, out_features)
     for row in weight:
         nn.init.orthogonal_(row, gain=gain, generator=generator)

@@ -156,9 +156,7 @@ def test_masked_choices_are_never_drawn_and_cost_nothing() -> None:
 def test_a_row_that_allows_nothing_stays_finite() -> None:
     logits = normal(2, 4).requires_grad_()
     law = Categorical(logits, torch.tensor([[False] * 4, [True, True, False, False]]))
-    total = (
-        law.log_prob(law.sample(generator())).sum() + law.entropy().sum() + law.kl(law.map(torch.clone)).sum()
-    )
+    total = law.log_prob(law.sample(generator())).sum() + law.entropy().sum() + law.kl(law.map(torch.clone)).sum()
     total.backward()
     assert torch.isfinite(total)
     assert bool(torch.isfinite(logits.grad).all())

@@ -15,6 +15,7 @@ from marl_tr.nn.graph import (
     attention_entropy,
     copy_gatv2conv,
 )
+from marl_tr.region.natural_step import gauss_newton_matvec
 
 torch.set_num_threads(1)
 SCORINGS = ["dot", "gatv2", "uniform"]
@@ -76,10 +77,7 @@ def test_dot_attention_equals_the_equations_node_by_node() -> None:
                 weights = scores.softmax(0)
                 torch.testing.assert_close(alpha[b, 1, h, u, neighbours], weights)
                 message.append(
-                    sum(
-                        w * (parts.value.weight[head] @ nodes[v])
-                        for w, v in zip(weights, neighbours, strict=True)
-                    )
+                    sum(w * (parts.value.weight[head] @ nodes[v]) for w, v in zip(weights, neighbours, strict=True))
                 )
             expected = torch.relu(layer.output(torch.cat(message)))
             torch.testing.assert_close(out[b, 1, u], expected)
@@ -167,3 +165,57 @@ def test_impossible_widths_and_targets_are_refused() -> None:
     sparse = SparseGraphAttention(6, 8, 2, generator=generator())
     with pytest.raises(ValueError, match="scoring='gatv2'"):
         copy_gatv2conv(sparse.convolution, DenseGraphAttention(6, 8, 2, generator=generator()))
+
+
+@pytest.mark.parametrize("scoring", SCORINGS)
+def test_a_large_batch_of_larger_graphs_equals_its_parts_one_by_one(scoring: str) -> None:
+    # 700 x 9 x 9 x 16 pair features: beyond what is multiplied out, where one graph alone is not.
+    g = generator(6)
+    x, edges = torch.randn(700, 9, 6, generator=g), torch.randn(700, 9, 9, 5, generator=g)
+    adjacency = torch.rand(700, 9, 9, generator=g) < 0.4
+    layer = DenseGraphAttention(6, 16, 2, 5, scoring, generator=generator())
+    with torch.no_grad():
+        out, alpha = layer(x, adjacency, edges)
+        for i in (0, 350, 699):
+            one, weights = layer(x[i], adjacency[i], edges[i])
+            assert float((one - out[i]).abs().max()) < 1e-5
+            assert float((weights - alpha[i]).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("scoring", SCORINGS)
+def test_nodes_that_nobody_sees_change_nothing(scoring: str) -> None:
+    x, adjacency, edges = graph()
+    wide_x, wide_edges = torch.full((3, 2, 12, 6), 7.0), torch.full((3, 2, 12, 12, 5), 7.0)
+    wide = torch.zeros(3, 2, 12, 12, dtype=torch.bool)
+    wide_x[..., :4, :], wide[..., :4, :4], wide_edges[..., :4, :4, :] = x, adjacency, edges
+    layer = DenseGraphAttention(6, 8, 2, 5, scoring, generator=generator())
+    out, alpha = layer(x, adjacency, edges)
+    wide_out, wide_alpha = layer(wide_x, wide, wide_edges)
+    torch.testing.assert_close(wide_out[..., :4, :], out)
+    torch.testing.assert_close(wide_alpha[..., :4, :4], alpha)
+
+
+def test_gauss_newton_products_run_through_both_layers_alike() -> None:
+    x, adjacency, edges = graph(torch.float64)
+    sparse = SparseGraphAttention(6, 8, 2, 5, generator=generator()).double()
+    dense = DenseGraphAttention(6, 8, 2, 5, "gatv2", generator=generator(1)).double()
+    copy_gatv2conv(sparse.convolution, dense)
+    dense.output.load_state_dict(sparse.output.state_dict())
+    names = {
+        "output.weight": "output.weight",
+        "output.bias": "output.bias",
+        "attention.sender.weight": "convolution.lin_l.weight",
+        "attention.receiver.weight": "convolution.lin_r.weight",
+        "attention.edge.weight": "convolution.lin_edge.weight",
+    }
+    products = []
+    for layer, chosen in ((dense, names.keys()), (sparse, names.values())):
+        own = dict(layer.named_parameters())
+        parameters = {name: own[name] for name in chosen}
+        matvec, size = gauss_newton_matvec(
+            lambda p, layer=layer: (functional_call(layer, p, (x, adjacency, edges))[0],), parameters, lambda t: t
+        )
+        direction = torch.randn(size, generator=generator(3), dtype=torch.float64)
+        products.append(matvec(direction))
+    assert float(products[0].norm()) > 1
+    torch.testing.assert_close(products[0], products[1], rtol=1e-8, atol=1e-8)

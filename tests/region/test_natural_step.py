@@ -94,9 +94,7 @@ def test_an_indefinite_matrix_raises(value: float) -> None:
 
 @pytest.mark.parametrize("damping", [0.0, 0.1, 10.0])
 @pytest.mark.parametrize("condition", [10.0, 1e6])
-def test_quadratic_divergence_of_the_first_step_is_exactly_the_bound(
-    damping: float, condition: float
-) -> None:
+def test_quadratic_divergence_of_the_first_step_is_exactly_the_bound(damping: float, condition: float) -> None:
     fisher, gradient = spd(8, condition) / condition, normal(8)
     result = quadratic(fisher, gradient, 0.01, damping=damping)
     assert result.accepted
@@ -263,9 +261,7 @@ def test_product_equals_double_backward_of_the_mean_kl(kind: str, network: str) 
     for seed in range(3):
         v = normal(size, seed=40 + seed)
         exact = torch.autograd.grad(flat @ v, list(leaves.values()), retain_graph=True)
-        torch.testing.assert_close(
-            matvec(v), torch.cat([e.reshape(-1) for e in exact]), rtol=1e-10, atol=1e-10
-        )
+        torch.testing.assert_close(matvec(v), torch.cat([e.reshape(-1) for e in exact]), rtol=1e-10, atol=1e-10)
 
 
 def test_product_is_symmetric_and_linear_and_leaves_no_gradient_behind() -> None:
@@ -314,9 +310,7 @@ def test_natural_direction_of_a_tabular_softmax_does_not_depend_on_the_parametri
         leaf = theta["theta"].clone().requires_grad_()
         surrogate = (Categorical(leaf @ transform).logits.softmax(-1) * advantage).sum()
         (gradient,) = torch.autograd.grad(surrogate, leaf)
-        matvec, _ = gauss_newton_matvec(
-            lambda p: (p["theta"] @ transform,), theta, lambda t: old.fisher_product(t)
-        )
+        matvec, _ = gauss_newton_matvec(lambda p: (p["theta"] @ transform,), theta, lambda t: old.fisher_product(t))
         result = natural_step(
             matvec=matvec,
             gradient=gradient.reshape(-1),
@@ -345,17 +339,13 @@ def test_linear_critic_with_two_scales_lands_on_its_bound(bound: float, capped: 
     variance = target.square().mean(0)
 
     def loss(step: Tensor) -> float:
-        return float(
-            ((x @ (weights["w"] + unflatten(step, weights)["w"]) - target).square() / variance).mean() / 2
-        )
+        return float(((x @ (weights["w"] + unflatten(step, weights)["w"]) - target).square() / variance).mean() / 2)
 
     def divergence(step: Tensor) -> float:
         return float(((x @ unflatten(step, weights)["w"]).square() / variance).mean() / 2)
 
     def accept(step: Tensor) -> Trial:
-        return Trial(
-            divergence(step) <= bound * (1 + 1e-9), divergence(step), loss(torch.zeros(10)) - loss(step)
-        )
+        return Trial(divergence(step) <= bound * (1 + 1e-9), divergence(step), loss(torch.zeros(10)) - loss(step))
 
     matvec, size = gauss_newton_matvec(
         lambda p: (x @ p["w"],), weights, lambda t: tuple(v / variance / v.numel() for v in t)
