@@ -102,7 +102,8 @@ class Critic:
         cut = rollout.bootstrap
         beyond = self.encoder.encode(None, bootstrap_inputs(rollout, encoding.memories)).values[0]
         next_value = torch.cat([value[1:], torch.zeros_like(value[:1])])
-        next_value[cut.time, cut.env] = self._denormalise(beyond)
+        followed = next_value[cut.time, cut.env]
+        next_value[cut.time, cut.env] = torch.where(cut.agents, self._denormalise(beyond), followed)
         if encoding.memories is not None:
             ended = rollout.done[-1][:, None, None]
             self._memory = torch.where(ended, 0, encoding.memories[-1])

@@ -264,9 +264,7 @@ class AdamFit:
     def __init__(self, config: AdamFitConfig, encoder: Encoder) -> None:
         self._config = config
         self._encoder = encoder
-        self._adam = torch.optim.Adam(
-            encoder.module.parameters(), lr=config.learning_rate, eps=1e-5, fused=True
-        )
+        self._adam = torch.optim.Adam(encoder.module.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
 
     def fit(
         self, inputs: CriticInputs, old: Tensor, target: Tensor, alive: Tensor, generator: torch.Generator

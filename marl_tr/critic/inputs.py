@@ -79,9 +79,7 @@ class CriticInputs:
 def rollout_inputs(rollout: Rollout, memory: Tensor | None) -> CriticInputs:
     """The critic's view of a rollout; `memory` ``[E, A, H]`` is what it remembers at the first step."""
     return CriticInputs(
-        observation={
-            name: _beside(g.observation) * g.alive.unsqueeze(-1) for name, g in rollout.groups.items()
-        },
+        observation={name: _beside(g.observation) * g.alive.unsqueeze(-1) for name, g in rollout.groups.items()},
         previous_action={name: g.previous_action for name, g in rollout.groups.items()},
         state={name: x.float() for name, x in rollout.state.items()},
         starts=rollout.starts,
@@ -99,9 +97,7 @@ def bootstrap_inputs(rollout: Rollout, memories: Tensor | None) -> CriticInputs:
     cut = rollout.bootstrap
     return CriticInputs(
         observation={name: _beside(leaves).unsqueeze(0) for name, leaves in cut.observation.items()},
-        previous_action={
-            name: g.action[cut.time, cut.env].unsqueeze(0) for name, g in rollout.groups.items()
-        },
+        previous_action={name: g.action[cut.time, cut.env].unsqueeze(0) for name, g in rollout.groups.items()},
         state={name: x.float().unsqueeze(0) for name, x in cut.state.items()},
         starts=torch.zeros(1, len(cut.time), dtype=torch.bool, device=cut.time.device),
         memory=None if memories is None else memories[cut.time, cut.env],

@@ -59,9 +59,7 @@ class MlpEncoder:
         """See `marl_tr.critic.critic.Encoder`."""
         features = self._features(inputs)
         by_name: dict[str, Tensor] = (
-            self.module(features)
-            if parameters is None
-            else functional_call(self.module, dict(parameters), (features,))
+            self.module(features) if parameters is None else functional_call(self.module, dict(parameters), (features,))
         )
         if self._local:
             values = torch.cat([by_name[name].squeeze(-1) for name in self._groups], -1)

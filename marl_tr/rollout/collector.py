@@ -96,6 +96,17 @@ class _Books:
     starts: list[NDArray[np.bool_]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Cut:
+    """One entry of a `Bootstrap`."""
+
+    time: int
+    env: int
+    agents: NDArray[np.bool_]
+    observation: Mapping[str, Mapping[str, NDArray[Any]]]
+    state: Mapping[str, NDArray[Any]]
+
+
 class Collector:
     """Plays `teams` in `env` and returns rollouts.
 
@@ -144,9 +155,7 @@ class Collector:
         self._starts[:] = True
         self._returns[:] = 0
         self._lengths[:] = 0
-        self._memories = {
-            team.name: team.policy.initial_memory(self._trajectories(team)) for team in self.teams
-        }
+        self._memories = {team.name: team.policy.initial_memory(self._trajectories(team)) for team in self.teams}
 
     def collect(self, steps: int) -> Rollout:
         """Play `steps` steps in every copy."""
@@ -222,9 +231,7 @@ class Collector:
             state={leaf: np.asarray(x) for leaf, x in state["state"].items()},
             cohort=None if state["cohort"] is None else np.asarray(state["cohort"]),
         )
-        self._memories = {
-            name: None if m is None else m.to(self._device) for name, m in state["memories"].items()
-        }
+        self._memories = {name: None if m is None else m.to(self._device) for name, m in state["memories"].items()}
         self._previous = {name: x.to(self._device) for name, x in state["previous"].items()}
         self._starts = np.array(state["starts"], np.bool_)
         self._returns = np.array(state["returns"], np.float64)
@@ -309,9 +316,7 @@ class Collector:
         previous = torch.cat([self._previous[group.name][None], action[:-1]]).masked_fill(starts, 0)
         self._previous[group.name] = action[-1]
         return GroupRollout(
-            observation={
-                leaf: self._stack([g.observation[leaf] for g in before]) for leaf in group.observation
-            },
+            observation={leaf: self._stack([g.observation[leaf] for g in before]) for leaf in group.observation},
             action=action,
             previous_action=previous,
             reward=self._stack([r[group.name] for r in books.rewards]),
@@ -322,45 +327,51 @@ class Collector:
         )
 
     def _bootstrap(self, books: _Books) -> Bootstrap:
-        """Final observations of ended episodes, and the newest observation of those that go on."""
-        times: list[int] = []
-        envs: list[int] = []
-        sources: list[tuple[dict[str, dict[str, NDArray[Any]]], dict[str, NDArray[Any]], int]] = []
-        for t, result in enumerate(books.results):
-            if result.done.any():
-                final = {
-                    name: part.final_observation
-                    for name, part in result.groups.items()
-                    if part.final_observation is not None
-                }
-                if len(final) != len(result.groups):
-                    raise ValueError(
-                        f"environment {self.env.spec.id!r} ended an episode without a final observation"
-                    )
-                for e in np.flatnonzero(result.done):
-                    times.append(t)
-                    envs.append(int(e))
-                    sources.append((final, result.final_state or {}, int(e)))
+        """What followed each cut: final observations of ended episodes and of agents truncated alone, and the
+        newest observation of those that go on."""
+        cuts = [cut for t, result in enumerate(books.results) for cut in self._cuts(t, result)]
         last = books.results[-1]
         newest = {name: part.observation for name, part in last.groups.items()}
+        everybody = np.ones(len(self.env.spec.agents), np.bool_)
         for e in np.flatnonzero(~last.done):
-            times.append(len(books.results) - 1)
-            envs.append(int(e))
-            sources.append((newest, last.state, int(e)))
+            cuts.append(_Cut(len(books.results) - 1, int(e), everybody, newest, last.state))
         return Bootstrap(
-            time=torch.tensor(times, dtype=torch.int64, device=self._device),
-            env=torch.tensor(envs, dtype=torch.int64, device=self._device),
+            time=torch.tensor([cut.time for cut in cuts], dtype=torch.int64, device=self._device),
+            env=torch.tensor([cut.env for cut in cuts], dtype=torch.int64, device=self._device),
+            agents=self._stack([cut.agents for cut in cuts]),
             observation={
                 group.name: {
-                    leaf: self._stack([observation[group.name][leaf][e] for observation, _, e in sources])
+                    leaf: self._stack([cut.observation[group.name][leaf][cut.env] for cut in cuts])
                     for leaf in group.observation
                 }
                 for group in self.env.spec.groups
             },
-            state={
-                leaf: self._stack([state[leaf][e] for _, state, e in sources]) for leaf in self.env.spec.state
-            },
+            state={leaf: self._stack([cut.state[leaf][cut.env] for cut in cuts]) for leaf in self.env.spec.state},
         )
+
+    def _cuts(self, t: int, result: Step) -> list[_Cut]:
+        final = {name: part.final_observation for name, part in result.groups.items()}
+        observation: dict[str, dict[str, NDArray[Any]]] = {}
+        for name, part in result.groups.items():
+            ended = final[name]
+            if ended is None:
+                observation[name] = part.observation
+                continue
+            # Rows of agents that go on are as they are; of those that were cut, as they were at the cut.
+            cut = result.done[:, None] | part.truncated
+            observation[name] = {
+                leaf: np.where(cut.reshape(*cut.shape, *(1,) * (x.ndim - 2)), x, part.observation[leaf])
+                for leaf, x in ended.items()
+            }
+        truncated = np.concatenate([part.truncated for part in result.groups.values()], axis=1)
+        cuts: list[_Cut] = []
+        for e in np.flatnonzero(result.done | truncated.any(1)):
+            if result.done[e] and any(leaves is None for leaves in final.values()):
+                raise ValueError(f"environment {self.env.spec.id!r} ended an episode without a final observation")
+            agents = np.ones_like(truncated[e]) if result.done[e] else truncated[e]
+            state = result.final_state if result.done[e] and result.final_state is not None else result.state
+            cuts.append(_Cut(t, int(e), agents, observation, state))
+        return cuts
 
     def _stack(self, arrays: Sequence[NDArray[Any]]) -> Tensor:
         return torch.from_numpy(np.stack(arrays)).to(self._device)

@@ -43,12 +43,15 @@ class Bootstrap:
     Attributes:
         time: ``[M]`` int64, the step after which the trajectory was cut.
         env: ``[M]`` int64.
+        agents: ``[M, A]`` bool over the agents of all groups: whose value continues here. All of them where the
+            episode or the rollout was cut; only who was truncated alone while the others play on.
         observation: ``{group: {leaf: [M, A, D]}}``, what followed.
         state: ``{leaf: [M, ...]}``.
     """
 
     time: Tensor
     env: Tensor
+    agents: Tensor
     observation: dict[str, dict[str, Tensor]]
     state: dict[str, Tensor]
 

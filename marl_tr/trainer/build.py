@@ -57,13 +57,9 @@ def build_players(scenario: Scenario, spec: EnvSpec) -> tuple[Player, ...]:
     players: list[Player] = []
     for group in spec.groups:
         for position, part in enumerate(scenario.agents):
-            index = tuple(
-                i for i, agent in enumerate(group.agents) if _owner(scenario.agents, agent) == position
-            )
+            index = tuple(i for i, agent in enumerate(group.agents) if _owner(scenario.agents, agent) == position)
             if index:
-                players.append(
-                    _player(scenario, part, group, index, device, unique=len(index) == len(group.agents))
-                )
+                players.append(_player(scenario, part, group, index, device, unique=len(index) == len(group.agents)))
     _check_selection(scenario, spec)
     return tuple(players)
 

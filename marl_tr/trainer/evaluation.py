@@ -70,9 +70,7 @@ def summarise(scores: NDArray[np.float64], *, seed: int = 0) -> Summary:
     )
 
 
-def policy_actor(
-    teams: Sequence[Team], env: VectorEnv, *, mode: bool, seed: int, device: torch.device
-) -> Act:
+def policy_actor(teams: Sequence[Team], env: VectorEnv, *, mode: bool, seed: int, device: torch.device) -> Act:
     """A way of acting that keeps the policies' memories and draws from a generator of its own."""
     generator = make_generator(seed, "evaluation/act", device)
     copies = env.spec.num_envs
@@ -140,9 +138,7 @@ class _Recorder:
     first: list[Leaves] = field(default_factory=list)
 
 
-def evaluate_act(
-    env: VectorEnv, act: Act, *, seed: int, window: int | None, max_steps: int = 100_000
-) -> Episodes:
+def evaluate_act(env: VectorEnv, act: Act, *, seed: int, window: int | None, max_steps: int = 100_000) -> Episodes:
     """The first episode of each of ``env``'s copies under `act`.
 
     Raises:
@@ -158,16 +154,12 @@ def evaluate_act(
             raise ValueError(f"environment {env.spec.id!r}: an episode did not end within {max_steps} steps")
         actions = act(step)
         step = env.step(actions)
-        kept.rewards.append(
-            sum(part.reward.sum(1, dtype=np.float64) for part in step.groups.values()) / agents
-        )
+        kept.rewards.append(sum(part.reward.sum(1, dtype=np.float64) for part in step.groups.values()) / agents)
         kept.playing.append(~over)
         for name, values in step.metrics.items():
             kept.metrics.setdefault(name, []).append(np.asarray(values, np.float64))
         if not over[0]:
-            kept.actions.append(
-                {g: {leaf: x[0] for leaf, x in leaves.items()} for g, leaves in actions.items()}
-            )
+            kept.actions.append({g: {leaf: x[0] for leaf, x in leaves.items()} for g, leaves in actions.items()})
             kept.own.append({name: part.reward[0] for name, part in step.groups.items()})
             kept.first.append({name: values[0] for name, values in step.metrics.items()})
             _record_state(kept, (step.final_state or {}) if step.done[0] else step.state)

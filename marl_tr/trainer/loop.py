@@ -229,9 +229,7 @@ class Trainer:
     def _check_finite(self, rollout: Rollout, values: Values) -> None:
         for name, group in rollout.groups.items():
             if not bool(torch.isfinite(group.reward).all()):
-                raise Diverged(
-                    f"group {name!r}: a reward is not finite; the environment paid it ('marl-tr check-env')"
-                )
+                raise Diverged(f"group {name!r}: a reward is not finite; the environment paid it ('marl-tr check-env')")
         if not bool(torch.isfinite(values.value).all() & torch.isfinite(values.next_value).all()):
             raise Diverged(
                 "the critic's values are not finite; likely causes: observations of a very large scale, or a fit that "

@@ -1,0 +1,132 @@
+"""Running, resuming, describing and evaluating: what the command line calls."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from marl_tr.errors import Interrupted, UserError
+from marl_tr.scenario import load_scenario
+from marl_tr.scenario.schema import Scenario
+from marl_tr.trainer.build import build_critic, build_env, build_players
+from marl_tr.trainer.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint
+from marl_tr.trainer.run import CHECKPOINTS, SCENARIO_FILE, Run, new_run_folder
+from marl_tr.trainer.showing import show_evaluation
+
+__all__ = ["describe", "evaluate", "resume", "run"]
+
+
+def run(scenario: Scenario, *, console: Console | None = None) -> Path:
+    """Train `scenario` from its beginning and return the run's folder.
+
+    Raises:
+        Diverged: Something became non-finite; a dump and the last good checkpoint are in the folder.
+        Interrupted: Ctrl-C or SIGTERM, after saving.
+    """
+    torch.set_num_threads(scenario.trainer.threads)
+    folder = new_run_folder(scenario)
+    with _stop_request() as stop:
+        Run(scenario, folder, console=console or Console(), stop=stop).start()
+    return folder
+
+
+def resume(folder: Path, *, console: Console | None = None) -> Path:
+    """Go on with a run from its newest checkpoint; on CPU the outcome equals the uninterrupted run's bit for bit.
+
+    Raises:
+        UserError: No run, no checkpoint, or one of another scenario; nothing on disk is changed.
+    """
+    scenario = _scenario_of(folder)
+    torch.set_num_threads(scenario.trainer.threads)
+    checkpoint = latest_checkpoint(folder / CHECKPOINTS)
+    if checkpoint is None:
+        raise CheckpointError(f"{folder / CHECKPOINTS} holds no checkpoint; start anew with 'marl-tr run'")
+    state = load_checkpoint(checkpoint)
+    with _stop_request() as stop:
+        Run(scenario, folder, console=console or Console(), stop=stop, state=state).start()
+    return folder
+
+
+def evaluate(folder: Path, *, episodes: int | None = None, video: bool = False, console: Console | None = None) -> None:
+    """Evaluate a run's newest checkpoint on its held-out episodes, print it, and (with `video`) film one episode.
+
+    Raises:
+        UserError: No run, no checkpoint, or an environment that cannot be filmed.
+    """
+    scenario = _scenario_of(folder)
+    torch.set_num_threads(scenario.trainer.threads)
+    checkpoint = latest_checkpoint(folder / CHECKPOINTS)
+    if checkpoint is None:
+        raise CheckpointError(f"{folder / CHECKPOINTS} holds no checkpoint; there is nothing to evaluate")
+    env = build_env(scenario, num_envs=1)
+    players = build_players(scenario, env.spec)
+    env.close()
+    state = load_checkpoint(checkpoint)
+    for player in players:
+        player.learners.load_state_dict(state["trainer"]["players"][player.team.name]["learners"])
+    show_evaluation(
+        scenario,
+        players,
+        folder,
+        episodes=episodes,
+        video=video,
+        step=state["trainer"]["step"],
+        console=console or Console(),
+    )
+
+
+def describe(scenario: Scenario) -> str:
+    """Agents, spaces and numbers of parameters, for ``--dry-run``."""
+    env = build_env(scenario, num_envs=scenario.env.num_envs)
+    lines = [f"environment {env.spec.id}: {env.spec.num_envs} copies, {len(env.spec.agents)} agents"]
+    try:
+        for player in build_players(scenario, env.spec):
+            module, team = player.team.policy.module, player.team
+            count = sum(p.numel() for p in module.parameters())
+            lines.append(
+                f"policy {team.name}: {count:,} parameters in {team.policy.rows.learners} learner(s) "
+                f"for {', '.join(team.agents)}"
+            )
+        critic = build_critic(scenario, env.spec)
+        count = sum(p.numel() for p in critic.encoder.module.parameters())
+        lines.append(f"critic {scenario.critic.kind}: {count:,} parameters")
+    finally:
+        env.close()
+    steps = scenario.env.num_envs * scenario.trainer.rollout_steps
+    iterations = -(-scenario.trainer.total_steps // steps)
+    lines.append(f"{iterations:,} iterations of {steps:,} environment steps")
+    return "\n".join(lines)
+
+
+def _scenario_of(folder: Path) -> Scenario:
+    file = folder / SCENARIO_FILE
+    if not file.is_file():
+        raise UserError(f"{folder} is not the folder of a run: it holds no {SCENARIO_FILE}")
+    return load_scenario(file)
+
+
+@contextmanager
+def _stop_request() -> Iterator[threading.Event]:
+    """Turn Ctrl-C and SIGTERM into a request that is honoured after the iteration; a second one stops at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise Interrupted("stopped at once; the newest checkpoint is whole ('marl-tr resume' goes on from it)")
+        stop.set()
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,91 @@
+"""The evaluations of a run: our policies, and the environment's reference policies beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marl_tr.scenario.schema import Scenario
+from marl_tr.trainer.build import build_env
+from marl_tr.trainer.evaluation import Episodes, evaluate_act, evaluate_policies, summarise
+from marl_tr.trainer.loop import Trainer
+from marl_tr.vector import VectorEnv
+
+__all__ = ["HeldOut", "convention", "headline"]
+
+
+class HeldOut:
+    """Plays the held-out episodes of `scenario` with the policies of `trainer`."""
+
+    def __init__(self, scenario: Scenario, trainer: Trainer) -> None:
+        self._scenario, self._trainer = scenario, trainer
+
+    def evaluate(self, episodes: int) -> dict[str, Episodes]:
+        """Episodes by way of acting (``sampled``, ``mode``), in the scenario's order."""
+        settings = self._scenario.evaluation
+        return {
+            policy: evaluate_policies(
+                [player.team for player in self._trainer.players],
+                self._make,
+                episodes=episodes,
+                seed=settings.seed,
+                mode=policy == "mode",
+                window=settings.window,
+                device=self._trainer.device,
+            )
+            for policy in settings.policies
+        }
+
+    def references(self, episodes: int) -> dict[str, Episodes]:
+        """The same held-out episodes under the environment's reference policies, by name."""
+        settings = self._scenario.evaluation
+        if not settings.references or not hasattr(self._trainer.env, "references"):
+            return {}
+        results: dict[str, Episodes] = {}
+        env: Any = self._make(episodes)
+        try:
+            for reference in env.references():
+                results[reference.name] = evaluate_act(env, reference.act, seed=settings.seed, window=settings.window)
+        finally:
+            env.close()
+        return results
+
+    def media(self, results: Mapping[str, Episodes]) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+        """Pictures and videos of the first episode of the headline policy, from the environment's hook."""
+        env: Any = self._trainer.env
+        if not hasattr(env, "media"):
+            return {}, {}
+        first = next(iter(results.values()))
+        images: dict[str, NDArray[Any]] = {}
+        videos: dict[str, NDArray[Any]] = {}
+        for name, picture in env.media(first.trajectory).items():
+            (images if picture.ndim == 3 else videos)[f"media/{name}"] = picture
+        return images, videos
+
+    def _make(self, copies: int) -> VectorEnv:
+        return build_env(self._scenario, num_envs=copies)
+
+
+def headline(results: Mapping[str, Episodes], scenario: Scenario) -> dict[str, float]:
+    """Scalars of an evaluation: ``eval/iqm`` and its interval are those of the first way of acting."""
+    scalars: dict[str, float] = {}
+    for position, (policy, episodes) in enumerate(results.items()):
+        summary = summarise(episodes.returns, seed=scenario.evaluation.seed)
+        if position == 0:
+            scalars |= {"eval/iqm": summary.iqm, "eval/ci_low": summary.ci_low, "eval/ci_high": summary.ci_high}
+        scalars |= {f"eval/{policy}/iqm": summary.iqm, f"eval/{policy}/mean": summary.mean}
+        scalars[f"eval/{policy}/length"] = float(np.mean(episodes.lengths))
+        if episodes.window is not None:
+            scalars[f"eval/{policy}/window_mean"] = float(episodes.window.mean())
+    return scalars
+
+
+def convention(episodes: Episodes, agents: int) -> str:
+    """How a printed return is to be read."""
+    low, high = int(episodes.lengths.min()), int(episodes.lengths.max())
+    steps = f"{low}" if low == high else f"{low} to {high}"
+    who = "one agent" if agents == 1 else f"mean over {agents} agents"
+    return f"{who}, {steps} steps, undiscounted"

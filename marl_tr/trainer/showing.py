@@ -1,0 +1,211 @@
+"""What a person sees of a run: its end, an evaluation, attention maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor
+
+from marl_tr.analysis.curves import read_scalars
+from marl_tr.analysis.plots import Curve, learning_curve_figure, save_figure
+from marl_tr.analysis.video import write_video
+from marl_tr.errors import UserError
+from marl_tr.scenario.schema import Scenario
+from marl_tr.trainer.build import Player, build_env
+from marl_tr.trainer.evaluation import Episodes, evaluate_policies, policy_actor, summarise
+from marl_tr.trainer.held_out import convention
+
+__all__ = ["attention_pictures", "show_end", "show_evaluation"]
+
+LEARNING_CURVE = "learning_curve.png"
+REPORT = "report.md"
+
+
+def show_end(
+    scenario: Scenario,
+    folder: Path,
+    results: Mapping[str, Episodes],
+    references: Mapping[str, Episodes],
+    *,
+    seconds: Mapping[str, float],
+    agents: int,
+    pictures: Mapping[str, NDArray[Any]],
+    console: Console,
+) -> None:
+    """Print and write down what a finished run came to; figures go to ``media/``."""
+    media = folder / "media"
+    media.mkdir(exist_ok=True)
+    files = _write_pictures(media, pictures)
+    how = convention(next(iter(results.values())), agents)
+    files.append(_learning_curve(scenario, folder, references, how, media / LEARNING_CURVE))
+    lines = [*_table(results, references, scenario, how), "", _time_split(seconds)]
+    (folder / REPORT).write_text("# " + scenario.name + "\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    console.print()
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print()
+    for label, text in (
+        ("run", folder),
+        *(("figure", path) for path in files),
+        ("TensorBoard", f"marl-tr tb {folder}"),
+        ("audit", f"marl-tr audit {folder}"),
+    ):
+        console.print(f"{label:<12} {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_evaluation(
+    scenario: Scenario,
+    players: Sequence[Player],
+    folder: Path,
+    *,
+    episodes: int | None,
+    video: bool,
+    step: int,
+    console: Console,
+) -> None:
+    """Evaluate loaded policies, print the table, and film one episode where `video`."""
+    import torch
+
+    settings = scenario.evaluation
+    teams = [player.team for player in players]
+    device = torch.device(scenario.trainer.device)
+    results = {
+        policy: evaluate_policies(
+            teams,
+            lambda copies: build_env(scenario, num_envs=copies),
+            episodes=episodes or settings.final_episodes,
+            seed=settings.seed,
+            mode=policy == "mode",
+            window=settings.window,
+            device=device,
+        )
+        for policy in settings.policies
+    }
+    agents = sum(len(team.agents) for team in teams)
+    console.print(f"{folder}: step {step:,}", markup=False, highlight=False, soft_wrap=True)
+    for line in _table(results, {}, scenario, convention(next(iter(results.values())), agents)):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if video:
+        path = _film(scenario, players, folder, step, mode=settings.policies[0] == "mode")
+        console.print(f"video        {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def attention_pictures(maps: Mapping[str, Tensor], agents: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Mean attention maps ``[A, heads A]`` (row: who attends) as pictures, values written in the cells."""
+    from matplotlib.figure import Figure
+
+    from marl_tr.analysis.plots import figure_pixels
+
+    pictures: dict[str, NDArray[Any]] = {}
+    for tag, weights in maps.items():
+        values = weights.cpu().numpy()
+        heads = values.shape[1] // values.shape[0]
+        figure = Figure(figsize=(1.2 + 2.2 * heads, 2.6), dpi=90, layout="constrained")
+        for head, axes in enumerate(np.atleast_1d(figure.subplots(1, heads))):
+            part = values[:, head * len(agents) : (head + 1) * len(agents)]
+            axes.imshow(part, vmin=0, vmax=1, cmap="viridis")
+            axes.set_title(f"head {head}", fontsize=9)
+            axes.set_xticks(range(len(agents)), agents, fontsize=7, rotation=45)
+            axes.set_yticks(range(len(agents)), agents if head == 0 else [], fontsize=7)
+            for i, row in enumerate(part):
+                for j, value in enumerate(row):
+                    axes.text(
+                        j,
+                        i,
+                        f"{value:.2f}",
+                        ha="center",
+                        va="center",
+                        fontsize=7,
+                        color="black" if value > 0.6 else "white",
+                    )
+        pictures[tag] = figure_pixels(figure)
+    return pictures
+
+
+def _table(
+    results: Mapping[str, Episodes], references: Mapping[str, Episodes], scenario: Scenario, how: str
+) -> list[str]:
+    window = scenario.evaluation.window
+    count = len(next(iter(results.values())).returns)
+    last = f" reward a step, last {window} |" if window else ""
+    lines = [
+        f"Return ({how}; {count} held-out episodes)",
+        "",
+        f"| policy | mean return | IQM [95 % CI] |{last}",
+        "|---|---|---|" + ("---|" if window else ""),
+    ]
+    named = [(f"learned, {policy}", episodes) for policy, episodes in results.items()]
+    for name, episodes in [*named, *references.items()]:
+        summary = summarise(episodes.returns, seed=scenario.evaluation.seed)
+        line = f"| {name} | {summary.mean:.3f} | {summary.iqm:.3f} [{summary.ci_low:.3f}, {summary.ci_high:.3f}] |"
+        lines.append(line + (f" {episodes.window.mean():.3f} |" if episodes.window is not None else ""))
+    return lines
+
+
+def _time_split(seconds: Mapping[str, float]) -> str:
+    wall = max(seconds["wall"], 1e-9)
+    parts = {name: value for name, value in seconds.items() if name != "wall"}
+    parts["other"] = max(0.0, wall - sum(parts.values()))
+    split = ", ".join(f"{name} {value:.1f} s ({value / wall:.0%})" for name, value in parts.items())
+    return f"Time: {wall:.1f} s in all: {split}"
+
+
+def _write_pictures(media: Path, pictures: Mapping[str, NDArray[Any]]) -> list[Path]:
+    import imageio.v3 as imageio
+
+    paths = []
+    for tag, picture in pictures.items():
+        path = media / f"{tag.rsplit('/', 1)[-1]}.png"
+        imageio.imwrite(path, picture)
+        paths.append(path)
+    return paths
+
+
+def _learning_curve(scenario: Scenario, folder: Path, references: Mapping[str, Episodes], how: str, path: Path) -> Path:
+    steps, values = read_scalars(folder, "eval/iqm")
+    _, low = read_scalars(folder, "eval/ci_low")
+    _, high = read_scalars(folder, "eval/ci_high")
+    label = f"{scenario.evaluation.policies[0]} actions, IQM and 95 % CI over episodes"
+    figure = learning_curve_figure(
+        [Curve(label=label, steps=steps, values=values, low=low, high=high)],
+        references={name: float(episodes.returns.mean()) for name, episodes in references.items()},
+        title=f"{scenario.name}, seed {scenario.seed}",
+        ylabel=f"return ({how})",
+    )
+    save_figure(figure, path)
+    return path
+
+
+def _film(scenario: Scenario, players: Sequence[Player], folder: Path, step: int, *, mode: bool) -> Path:
+    """One held-out episode as an MP4, drawn by the environment's ``render()``."""
+    import torch
+
+    env: Any = build_env(scenario, num_envs=1, render=True)
+    try:
+        if not hasattr(env, "render"):
+            raise UserError(f"environment {env.spec.id!r} cannot be filmed: it has no render()")
+        act = policy_actor(
+            [player.team for player in players],
+            env,
+            mode=mode,
+            seed=scenario.evaluation.seed,
+            device=torch.device(scenario.trainer.device),
+        )
+        now = env.reset(scenario.evaluation.seed)
+        frames = [env.render()]
+        while not now.done[0]:
+            now = env.step(act(now))
+            # The step in which an episode ends already shows the next one.
+            if not now.done[0]:
+                frames.append(env.render())
+    finally:
+        env.close()
+    path = folder / "media" / f"episode_step{step}.mp4"
+    path.parent.mkdir(exist_ok=True)
+    write_video(path, np.stack(frames))
+    return path
