@@ -123,7 +123,7 @@ def run(*, repeats: int, seconds: float) -> dict[str, Any]:
     for _ in range(repeats):
         for name, advance in subjects.items():
             rates[name].append(measure(advance, seconds=seconds))
-    rows = {
+    rows: dict[str, Any] = {
         name: {"median": statistics.median(values), "least": min(values), "most": max(values)}
         for name, values in rates.items()
     }

@@ -17,9 +17,7 @@ class DownlinkConfig(Strict):
 
     num_uavs: int = Field(default=3, ge=1, le=64, description="UAV base stations U, one agent each.")
     num_users: int = Field(default=20, ge=1, le=10_000, description="Ground users G.")
-    horizon: int = Field(
-        default=100, ge=1, le=1_000_000, description="Slots T until an episode is truncated."
-    )
+    horizon: int = Field(default=100, ge=1, le=1_000_000, description="Slots T until an episode is truncated.")
     slot_s: float = Field(default=1.0, gt=0, le=3600, description="Length of a slot, in s.")
 
     area_m: float = Field(default=1000.0, gt=0, le=1e5, description="Side L of the square area, in m.")

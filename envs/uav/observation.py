@@ -139,13 +139,14 @@ def _observe_others(config: DownlinkConfig, nodes: Array, rows: Array) -> None:
     distance[:, diagonal, diagonal] = -1.0  # first in the order, and dropped with it
     order = np.argsort(distance, axis=2, kind="stable")[:, :, 1:]
     rows[..., 0] = 1.0
-    rows[..., 1] = np.take_along_axis(dx, order, axis=2)
-    rows[..., 2] = np.take_along_axis(dy, order, axis=2)
-    flat = order + (u * np.arange(len(nodes)))[:, None, None]
-    rows[..., 3:] = nodes.reshape(-1, _UAV)[:, 2:6][flat]
+    # Flat indices: half the time of take_along_axis for so small arrays.
+    pair = order + u * np.arange(len(nodes) * u).reshape(-1, u, 1)
+    rows[..., 1] = dx.take(pair)
+    rows[..., 2] = dy.take(pair)
+    other = order + u * np.arange(len(nodes))[:, None, None]
+    rows[..., 3:] = nodes.reshape(-1, _UAV)[:, 2:6][other]
     if config.comm_range_m is not None:
-        far = np.take_along_axis(distance, order, axis=2) * config.area_m > config.comm_range_m
-        rows[far] = 0.0
+        rows[distance.take(pair) * config.area_m > config.comm_range_m] = 0.0
 
 
 def _observe_users(sim: Simulator, nodes: Array, rows: Array) -> None:

@@ -74,9 +74,7 @@ class DownlinkParallelEnv(ParallelEnv):  # type: ignore[misc]
         seen = spaces.Box(-np.inf, np.inf, (self._size,), np.float32)
         self.observation_spaces = dict.fromkeys(self.possible_agents, seen)
         # One space an agent: a space that is sampled or seeded for one agent must not change another's draws.
-        self.action_spaces = {
-            agent: spaces.Box(-1.0, 1.0, (3,), np.float32) for agent in self.possible_agents
-        }
+        self.action_spaces = {agent: spaces.Box(-1.0, 1.0, (3,), np.float32) for agent in self.possible_agents}
         length = sum(int(np.prod(self._state_shapes[name])) for name in _STATE)
         self.state_space = spaces.Box(-np.inf, np.inf, (length,), np.float32)
         self._seeded = False
@@ -117,9 +115,7 @@ class DownlinkParallelEnv(ParallelEnv):  # type: ignore[misc]
 
     def step(
         self, actions: dict[str, Any]
-    ) -> tuple[
-        dict[str, Array], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]
-    ]:
+    ) -> tuple[dict[str, Array], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
         """Fly one slot; after `horizon` slots every agent is truncated, never terminated.
 
         Raises:

@@ -77,6 +77,6 @@ def serve(
     load = mine.sum(axis=2)
     rates = np.log1p(sinr)
     rates *= band / math.log(2)
-    rates /= np.take_along_axis(load, serving, axis=1)
+    rates /= load[np.arange(len(load))[:, None], serving]
     uav_rates = np.where(mine, rates[:, None, :], 0.0).sum(axis=2, dtype=gain.dtype)
     return Links(serving, sinr, rates, load, uav_rates, levels)

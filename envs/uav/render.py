@@ -31,8 +31,19 @@ Array = NDArray[Any]
 
 _SIZE_IN = (8.0, 6.0)
 _INK, _FAINT, _GROUND = "#1f2933", "#8a97a6", "#f4f6f8"
-# Okabe and Ito's palette, which colour-blind readers can tell apart; then Matplotlib's for more UAVs.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Okabe and Ito's palette, which colour-blind readers can tell apart, some more, then Matplotlib's.
+_COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#6B4C9A",
+    "#4D4D4D",
+    "#C9B800",
+    "#8C510A",
+)
 
 
 @dataclass(frozen=True)
@@ -132,17 +143,16 @@ class TopView:
 
     def _draw_ground(self) -> None:
         side, axes = self.config.area_m, self._map
-        axes.set(xlim=(0, side), ylim=(0, side), aspect="equal", xticks=[], yticks=[], facecolor=_GROUND)
-        for spine in axes.spines.values():
-            spine.set(color=_FAINT, linewidth=1.0)
+        axes.set(xlim=(-0.03 * side, 1.03 * side), ylim=(-0.06 * side, side), aspect="equal")
+        axes.axis("off")
+        axes.add_patch(Rectangle((0, 0), side, side, facecolor=_GROUND, edgecolor=_FAINT, clip_on=False, zorder=0))
         for line in np.linspace(0, side, 6)[1:-1]:
-            axes.axvline(line, color="white", linewidth=1.2, zorder=0)
-            axes.axhline(line, color="white", linewidth=1.2, zorder=0)
+            axes.plot([line, line], [0, side], color="white", linewidth=1.2, zorder=0)
+            axes.plot([0, side], [line, line], color="white", linewidth=1.2, zorder=0)
         length = _round_length(side / 5)
-        x, y = 0.04 * side, 0.035 * side
-        axes.plot([x, x + length], [y, y], color=_INK, linewidth=2.5, solid_capstyle="butt", zorder=9)
+        axes.plot([0, length], [-0.035 * side] * 2, color=_INK, linewidth=2.5, solid_capstyle="butt")
         label = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
-        axes.text(x + length / 2, y + 0.012 * side, label, ha="center", color=_INK, fontsize=9, zorder=9)
+        axes.text(length + 0.015 * side, -0.035 * side, label, va="center", color=_INK, fontsize=9)
         self._panel.set(xlim=(0, 1), ylim=(0, 1))
         self._panel.axis("off")
 
@@ -154,10 +164,10 @@ class TopView:
         axes.add_collection(self._links)
         axes.add_collection(self._tracks)
         faces = self._colours
-        self._starts = axes.scatter([], [], s=34, facecolors="white", linewidths=1.6, zorder=4)
-        self._users = axes.scatter([], [], edgecolors="white", linewidths=0.7, zorder=5)
-        self._halo = axes.scatter([], [], s=420, facecolors="white", linewidths=1.8, zorder=6)
-        self._uavs = axes.scatter([], [], s=230, marker=_quadcopter(), zorder=7)
+        self._starts = axes.scatter([], [], s=34, clip_on=False, facecolors="white", linewidths=1.6, zorder=4)
+        self._users = axes.scatter([], [], clip_on=False, edgecolors="white", linewidths=0.7, zorder=5)
+        self._halo = axes.scatter([], [], s=420, clip_on=False, facecolors="white", linewidths=1.8, zorder=6)
+        self._uavs = axes.scatter([], [], s=230, clip_on=False, marker=_quadcopter(), zorder=7)
         self._starts.set_edgecolor(faces)
         self._halo.set_edgecolor(faces)
         self._uavs.set(facecolors=faces, edgecolors=faces)
@@ -187,13 +197,9 @@ class TopView:
             moving += [numbers, bar]
         bottom = 0.955 - 0.088 * shown
         if shown < self.config.num_uavs:
-            panel.text(
-                0.16, bottom + 0.02, f"and {self.config.num_uavs - shown} more", fontsize=8.5, color=_FAINT
-            )
+            panel.text(0.16, bottom + 0.02, f"and {self.config.num_uavs - shown} more", fontsize=8.5, color=_FAINT)
         panel.text(0.62, 0.985, "transmit power", fontsize=7.5, color=_FAINT, va="bottom")
-        self._totals = panel.text(
-            0.02, min(bottom, 0.52), "", fontsize=9.5, color=_INK, va="top", linespacing=1.55
-        )
+        self._totals = panel.text(0.02, min(bottom, 0.52), "", fontsize=9.5, color=_INK, va="top", linespacing=1.55)
         panel.text(0.02, 0.09, "user's rate, Mb/s", fontsize=8, color=_FAINT)
         for x, rate in zip((0.07, 0.32, 0.6, 0.86), (0.1, 0.3, 1.0, 3.0), strict=True):
             panel.scatter([x], [0.055], s=_dot_size(np.array([rate])), color=_FAINT, edgecolors="white")

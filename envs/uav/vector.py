@@ -57,13 +57,11 @@ class DownlinkVectorEnv:
         firsts = range(0, num_envs, BLOCK)
         self._rows = [slice(first, min(first + BLOCK, num_envs)) for first in firsts]
         self._blocks = [
-            Simulator(config, rows.stop - rows.start, env_offset=env_offset + rows.start)
-            for rows in self._rows
+            Simulator(config, rows.stop - rows.start, env_offset=env_offset + rows.start) for rows in self._rows
         ]
         self._size = observation_size(config)
         self._state_spaces = {
-            name: spaces.Box(-np.inf, np.inf, shape, np.float32)
-            for name, shape in state_shapes(config).items()
+            name: spaces.Box(-np.inf, np.inf, shape, np.float32) for name, shape in state_shapes(config).items()
         }
         self._track: list[Array] = []
         self._view: TopView | None = None
@@ -128,9 +126,7 @@ class DownlinkVectorEnv:
             step.groups[GROUP].final_observation = {"observation": final.observation}
             step.final_state = final.state
         names = outcomes[0].metrics
-        step.metrics = {
-            name: np.concatenate([outcome.metrics[name] for outcome in outcomes]) for name in names
-        }
+        step.metrics = {name: np.concatenate([outcome.metrics[name] for outcome in outcomes]) for name in names}
         return step
 
     def state_dict(self) -> dict[str, Any]:
@@ -189,9 +185,7 @@ class DownlinkVectorEnv:
         envs = self.spec.num_envs
         return _Output(
             observation=np.empty((envs, self.config.num_uavs, self._size), np.float32),
-            state={
-                name: np.empty((envs, *space.shape), np.float32) for name, space in self._state_spaces.items()
-            },
+            state={name: np.empty((envs, *space.shape), np.float32) for name, space in self._state_spaces.items()},
         )
 
 
