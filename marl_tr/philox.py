@@ -1,8 +1,8 @@
 """Counter-based random numbers: Philox-4x32-10, vectorised over counters.
 
-A number depends on nothing but its coordinates (seed, stream, purpose, step, position), so environment ``j`` of
-any batch draws what a batch of one draws, and a checkpoint needs no generator state. A NumPy generator object
-per environment would cost more than a simulation step.
+A number depends on nothing but its coordinates (seed, stream, purpose, step, position), so environment ``j``
+of any batch draws what a batch of one draws, and a checkpoint needs no generator state. A NumPy generator
+object per environment would cost more than a simulation step.
 
 Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, section 3.3.
 """
