@@ -13,7 +13,7 @@ import pytest
 from marl_tr import __version__, registry
 from marl_tr.cli import COMMANDS, main
 from marl_tr.cli.check_env import _config
-from marl_tr.scenario import shipped
+from marl_tr.scenario import load_scenario, shipped
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -96,3 +96,16 @@ def test_the_module_and_the_script_are_the_same_program() -> None:
     direct = subprocess.run([str(script), "regions"], capture_output=True, text=True, check=True)
     assert module.stdout == direct.stdout
     assert "trpo" in module.stdout
+
+
+@pytest.mark.parametrize("name", list(shipped()))
+def test_a_dry_run_prints_a_scenario_that_loads_again_and_the_networks_sizes(
+    name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = printed(capsys, "run", name, "seed=7", "--dry-run")
+    path = tmp_path / "again.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert load_scenario(path) == load_scenario(name, ["seed=7"])
+    assert "parameters" in text
+    assert [entry.name for entry in tmp_path.iterdir()] == ["again.yaml"]
