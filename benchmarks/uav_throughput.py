@@ -28,6 +28,7 @@ for name in THREADS:  # before numpy loads its linear algebra
     os.environ[name] = "1"
 
 import numpy as np  # noqa: E402
+
 from marl_tr.envs.uav.pettingzoo import parallel_env  # noqa: E402
 from marl_tr.envs.uav.vector import make  # noqa: E402
 

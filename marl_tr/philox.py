@@ -76,9 +76,7 @@ def bits(seed: int, stream: ArrayLike, *, purpose: int, step: ArrayLike, blocks:
     return philox4x32(counter, (seed & 0xFFFFFFFF, seed >> 32))
 
 
-def uniform(
-    seed: int, stream: ArrayLike, *, purpose: int, step: ArrayLike, count: int
-) -> NDArray[np.float64]:
+def uniform(seed: int, stream: ArrayLike, *, purpose: int, step: ArrayLike, count: int) -> NDArray[np.float64]:
     """Uniform numbers in ``[0, 1)`` with 53 random bits each; coordinates as in `bits`.
 
     Returns:

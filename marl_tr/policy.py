@@ -55,7 +55,7 @@ class Rows:
     def from_rows(self, x: Tensor) -> Tensor:
         """``[L, T, N, ...]`` to ``[T, E, A, ...]``."""
         if self.shared:
-            return x.squeeze(0).unflatten(1, (-1, self.agents))
+            return x.squeeze(0).reshape(x.shape[1], -1, self.agents, *x.shape[3:])
         return x.movedim(0, 2)
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from marl_tr.agents.gaussian.config import GaussianConfig
-from marl_tr.agents.gaussian.network import ActorNetwork
 from torch import Tensor
 from torch.func import functional_call
 
+from marl_tr.agents.gaussian.config import GaussianConfig
+from marl_tr.agents.gaussian.network import ActorNetwork
 from marl_tr.nn.distributions import ProductLaw
 from marl_tr.nn.heads import ProductHead, make_head
 from marl_tr.policy import Action, Capability, Evaluation, Parameters, PolicyBatch, Rows

@@ -16,9 +16,7 @@ class GaussianConfig(Strict):
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"log_prob", "kl"})
 
-    network: Literal["mlp", "gru"] = Field(
-        default="mlp", description="'gru' puts a GRU cell behind the hidden layers."
-    )
+    network: Literal["mlp", "gru"] = Field(default="mlp", description="'gru' puts a GRU cell behind the hidden layers.")
     hidden: list[int] = Field(default=[128, 128], min_length=1, description="Widths of the hidden layers.")
     activation: Literal["tanh", "relu"] = Field(default="tanh", description="Between the hidden layers.")
     law: Literal["gaussian", "beta"] = Field(
@@ -26,9 +24,7 @@ class GaussianConfig(Strict):
         description="Law of a Box action: 'gaussian' (state-independent log std, clipped by the bounds) or "
         "'beta' (on the bounds themselves; needs bounded spaces). Discrete spaces are categorical.",
     )
-    initial_log_std: float = Field(
-        default=-0.5, ge=-5, le=2, description="Log std of a Gaussian at the start."
-    )
+    initial_log_std: float = Field(default=-0.5, ge=-5, le=2, description="Log std of a Gaussian at the start.")
     head_gain: float = Field(default=0.01, gt=0, description="Gain of the last layer's orthogonal start.")
     normalise_observation: bool = Field(
         default=False, description="Running mean/std of the inputs; the law is kept when the statistics move."

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from marl_tr.agents.gaussian.config import GaussianConfig
 from torch import Tensor, nn
 
+from marl_tr.agents.gaussian.config import GaussianConfig
 from marl_tr.nn.heads import ProductHead
 from marl_tr.nn.normaliser import InputNormaliser
 from marl_tr.nn.stacked import StackedGRUCell, StackedLinear, StackedMLP
@@ -42,14 +42,10 @@ class ActorNetwork(nn.Module):
             rows, [features, *config.hidden], config.activation, generator=generator, activate_last=True
         )
         width = config.hidden[-1]
-        self.cell = (
-            StackedGRUCell(rows, width, width, generator=generator) if config.network == "gru" else None
-        )
+        self.cell = StackedGRUCell(rows, width, width, generator=generator) if config.network == "gru" else None
         self.head = StackedLinear(rows, width, head.size, generator=generator, gain=config.head_gain)
         self.extra = (
-            nn.Parameter(torch.full((rows, head.extra_size), config.initial_log_std))
-            if head.extra_size
-            else None
+            nn.Parameter(torch.full((rows, head.extra_size), config.initial_log_std)) if head.extra_size else None
         )
 
     def forward(

@@ -9,9 +9,9 @@ reconstruction, since the paper's body was not available.
 from __future__ import annotations
 
 import torch
+
 from marl_tr.agents.gaussian.agent import ExplicitPolicy
 from marl_tr.agents.matr.config import MatrConfig
-
 from marl_tr.policy import Rows
 from marl_tr.vector.contract import GroupSpec
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from marl_tr.agents.gaussian.config import GaussianConfig
 from pydantic import Field, model_validator
 
+from marl_tr.agents.gaussian.config import GaussianConfig
 from marl_tr.critic.config import CriticConfig
 
 __all__ = ["GraphRecurrentConfig", "MatrConfig"]
@@ -15,9 +15,7 @@ __all__ = ["GraphRecurrentConfig", "MatrConfig"]
 class MatrConfig(GaussianConfig):
     """Decentralised actors; GRU and Beta law are the reconstruction's defaults (specification 2.2)."""
 
-    network: Literal["mlp", "gru"] = Field(
-        default="gru", description="'gru' puts a GRU cell behind the hidden layers."
-    )
+    network: Literal["mlp", "gru"] = Field(default="gru", description="'gru' puts a GRU cell behind the hidden layers.")
     hidden: list[int] = Field(default=[128], min_length=1, description="Widths of the hidden layers.")
     activation: Literal["tanh", "relu"] = Field(default="relu", description="Between the hidden layers.")
     law: Literal["gaussian", "beta"] = Field(default="beta", description="Law of a Box action.")
@@ -42,9 +40,7 @@ class GraphRecurrentConfig(CriticConfig):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.width % self.heads:
-            raise ValueError(
-                f"heads must divide width: {self.heads} heads do not divide {self.width} features"
-            )
+            raise ValueError(f"heads must divide width: {self.heads} heads do not divide {self.width} features")
         if self.backend == "pyg" and self.attention != "gatv2":
             raise ValueError(f"backend 'pyg' computes attention 'gatv2' only, not {self.attention!r}")
         return self

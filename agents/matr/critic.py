@@ -10,10 +10,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from marl_tr.agents.matr.config import GraphRecurrentConfig
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from marl_tr.agents.matr.config import GraphRecurrentConfig
 from marl_tr.critic.critic import Encoding
 from marl_tr.critic.inputs import CriticInputs
 from marl_tr.nn.graph import DenseGraphAttention, SparseGraphAttention, attention_entropy
@@ -84,6 +84,8 @@ class GraphRecurrentEncoder:
 
 
 class _GraphRecurrentNetwork(nn.Module):
+    identity: Tensor
+
     def __init__(
         self, config: GraphRecurrentConfig, spec: EnvSpec, *, edge_features: int, generator: torch.Generator
     ) -> None:
@@ -95,9 +97,7 @@ class _GraphRecurrentNetwork(nn.Module):
         for group in spec.groups:
             observed = sum(int(np.prod(space.shape or ())) for space in group.observation.values())
             acted = ProductHead({leaf: make_head(space) for leaf, space in group.action.items()}).encoded_size
-            self.embeddings[group.name] = StackedLinear(
-                1, observed + acted + agents, width, generator=generator
-            )
+            self.embeddings[group.name] = StackedLinear(1, observed + acted + agents, width, generator=generator)
         self.norm = nn.LayerNorm(width)
         self.layers = nn.ModuleList(
             _attention(config, width=width, edge_features=edge_features, generator=generator)
@@ -154,6 +154,4 @@ def _attention(
 ) -> nn.Module:
     if config.backend == "pyg":
         return SparseGraphAttention(width, width, config.heads, edge_features, generator=generator)
-    return DenseGraphAttention(
-        width, width, config.heads, edge_features, scoring=config.attention, generator=generator
-    )
+    return DenseGraphAttention(width, width, config.heads, edge_features, scoring=config.attention, generator=generator)

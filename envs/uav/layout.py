@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from marl_tr.envs.uav.config import DownlinkConfig
 from numpy.typing import NDArray
 
+from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.philox import normal, uniform
 
 __all__ = ["draw_starts", "draw_users"]

@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.simulator import Simulator
-from numpy.typing import NDArray
 
 __all__ = ["OWN", "PER_OTHER", "PER_USER", "observation_size", "observe", "state_shapes", "write_state"]
 

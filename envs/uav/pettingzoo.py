@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
+from pettingzoo import AECEnv, ParallelEnv
+from pettingzoo.utils import parallel_to_aec
+
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.observation import observation_size, observe, state_shapes, write_state
 from marl_tr.envs.uav.render import TopView, scene
 from marl_tr.envs.uav.simulator import Outcome, Simulator
-from numpy.typing import NDArray
-from pettingzoo import AECEnv, ParallelEnv
-from pettingzoo.utils import parallel_to_aec
 
 __all__ = ["DownlinkParallelEnv", "env", "parallel_env"]
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from marl_tr.envs.uav.config import DownlinkConfig
 from numpy.typing import NDArray
 
+from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.philox import uniform
 from marl_tr.vector.contract import Actions, Reference, Step
 

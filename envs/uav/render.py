@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import matplotlib
 import numpy as np
-from marl_tr.envs.uav.config import DownlinkConfig
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
@@ -23,6 +22,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.path import Path
 from numpy.typing import NDArray
 
+from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.vector.contract import Leaves, Trajectory
 
 __all__ = ["Scene", "TopView", "flight", "scene"]

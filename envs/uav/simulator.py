@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
 from marl_tr.envs.uav.channel import ENVIRONMENTS, power_gain
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.energy import HOVER_POWER_W, propulsion_power
 from marl_tr.envs.uav.layout import draw_starts, draw_users
 from marl_tr.envs.uav.radio import Links, serve
-from numpy.typing import DTypeLike, NDArray
 
 __all__ = ["Outcome", "Simulator", "closest_approach_sq", "fairness"]
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
+
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.observation import observation_size, observe, state_shapes, write_state
 from marl_tr.envs.uav.references import GROUP, references
 from marl_tr.envs.uav.render import TopView, flight, scene
 from marl_tr.envs.uav.simulator import Outcome, Simulator
-from numpy.typing import NDArray
-
 from marl_tr.vector.contract import Actions, EnvSpec, GroupSpec, GroupStep, Reference, Step, Trajectory
 
 __all__ = ["BLOCK", "DownlinkVectorEnv", "make"]

@@ -102,8 +102,7 @@ def _encode_mp4(path: Path, frames: NDArray[Any], fps: float) -> None:
 def _check(frames: NDArray[Any], fps: float, *, highest: float) -> None:
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
         raise VideoError(
-            "a video needs frames of shape [T, H, W, 3] and dtype uint8, not "
-            f"{list(frames.shape)} {frames.dtype}"
+            f"a video needs frames of shape [T, H, W, 3] and dtype uint8, not {list(frames.shape)} {frames.dtype}"
         )
     if not 0 < fps <= highest:
         raise VideoError(f"{fps} frames a second; it must be above 0 and at most {highest:g}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from marl_tr.critic.config import AdamFitConfig, TrustRegionFitConfig
 from marl_tr.critic.inputs import CriticInputs, cut_windows
 from marl_tr.errors import Diverged
-from marl_tr.region.natural_step import Trial, flatten, gauss_newton_matvec, natural_step, unflatten
+from marl_tr.region.natural_step import Trial, finite_or_none, flatten, gauss_newton_matvec, natural_step, unflatten
 
 if TYPE_CHECKING:
     from marl_tr.critic.critic import Encoder
@@ -154,7 +154,7 @@ class TrustRegionFit:
             result, value = self._step(inputs, error, value, generator)
             backtracks += result.backtracks
             if expected is None:
-                expected, residual = result.expected_gain, result.cg_residual
+                expected, residual = finite_or_none(result.expected_gain), finite_or_none(result.cg_residual)
             if result.step is None:
                 reason = result.reason
                 break
@@ -277,7 +277,7 @@ class AdamFit:
                 value = self._encoder.encode(None, inputs.environments(index)).values
                 loss = self._loss(value, old[:, index], target[:, index], alive[:, index])
                 self._adam.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature
+                loss.backward()
                 norm = torch.nn.utils.clip_grad_norm_(self._encoder.module.parameters(), config.max_grad_norm)
                 if not bool(torch.isfinite(norm)):
                     raise Diverged(

@@ -107,7 +107,8 @@ def bootstrap_inputs(rollout: Rollout, memories: Tensor | None) -> CriticInputs:
 def cut_windows(x: Tensor, length: int) -> Tensor:
     """``[T, E, ...]`` to ``[length, (T // length) E, ...]``: windows of `length` steps, the rest left out."""
     count = len(x) // length
-    return x[: count * length].unflatten(0, (count, length)).transpose(0, 1).flatten(1, 2)
+    windows = x[: count * length].reshape(count, length, *x.shape[1:])
+    return windows.transpose(0, 1).flatten(1, 2)
 
 
 def _beside(leaves: Mapping[str, Tensor]) -> Tensor:

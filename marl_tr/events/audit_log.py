@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from marl_tr.events.line_file import LineFile, LogMismatch
+from marl_tr.events.line_file import LineFile, LogMismatch, line_offset
 from marl_tr.events.strict_json import dumps
 
-__all__ = ["AUDIT_FILE", "GENESIS", "AuditLog", "chained_line"]
+__all__ = ["AUDIT_FILE", "GENESIS", "AuditLog", "chained_line", "check_chain"]
 
 AUDIT_FILE = "audit.jsonl"
 GENESIS = "0" * 64
@@ -30,6 +30,22 @@ def chained_line(fields: Mapping[str, Any], previous: str) -> tuple[str, str]:
     digest = hashlib.sha256((previous + canonical).encode()).hexdigest()
     separator = "," if fields else ""
     return f'{canonical[:-1]}{separator}"digest":"{digest}"}}', digest
+
+
+def check_chain(run_dir: Path, lines: int, digest: str) -> None:
+    """Check, without touching the log, that its first `lines` lines end with `digest`, as a checkpoint says.
+
+    Raises:
+        LogMismatch: They do not; or the log is shorter.
+    """
+    path = run_dir / AUDIT_FILE
+    end = line_offset(run_dir, AUDIT_FILE, lines)
+    found = _last_digest(path, end) if lines else GENESIS
+    if found != digest:
+        raise LogMismatch(
+            f"{path}: line {lines:,} has digest {found[:12]}..., in the checkpoint it is {digest[:12]}...: the log "
+            "was edited since. Restore it, or resume from an older checkpoint."
+        )
 
 
 class AuditLog:
@@ -60,7 +76,7 @@ class AuditLog:
         self._digest = digest
 
     def position(self) -> dict[str, int]:
-        """Bring everything to the disk; ``{"audit.jsonl": bytes}``."""
+        """Bring everything to the disk; ``{"audit.jsonl": lines}``."""
         return {AUDIT_FILE: self._file.position()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,10 +101,10 @@ class AuditLog:
         self._file.close()
 
 
-def _last_digest(path: Path) -> str:
+def _last_digest(path: Path, end: int | None = None) -> str:
     if not path.exists() or path.stat().st_size == 0:
         return GENESIS
-    line = _last_line(path)
+    line = _last_line(path, end)
     try:
         digest = json.loads(line)["digest"]
     except (ValueError, KeyError, TypeError):
@@ -98,9 +114,9 @@ def _last_digest(path: Path) -> str:
     return digest
 
 
-def _last_line(path: Path, chunk: int = 4096) -> bytes:
+def _last_line(path: Path, end: int | None, chunk: int = 4096) -> bytes:
     with path.open("rb") as file:
-        start = file.seek(0, os.SEEK_END)
+        start = file.seek(0, os.SEEK_END) if end is None else end
         tail = b""
         while start > 0 and tail.count(b"\n", 0, -1) == 0:
             size = min(chunk, start)

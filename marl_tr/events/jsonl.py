@@ -32,7 +32,7 @@ class JsonlSink:
             self._file.append(dumps({"step": event.step, "phase": str(event.phase), "scalars": scalars}))
 
     def position(self) -> dict[str, int]:
-        """Bring everything to the disk; ``{"metrics.jsonl": bytes}``."""
+        """Bring everything to the disk; ``{"metrics.jsonl": lines}``."""
         return {METRICS_FILE: self._file.position()}
 
     def close(self) -> None:

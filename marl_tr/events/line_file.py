@@ -8,7 +8,7 @@ from pathlib import Path
 
 from marl_tr.errors import UserError
 
-__all__ = ["LineFile", "LogMismatch", "truncate_logs"]
+__all__ = ["LineFile", "LogMismatch", "line_offset", "truncate_logs"]
 
 
 class LogMismatch(UserError):
@@ -24,6 +24,7 @@ class LineFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lines = _count_lines(path)
         self._file = path.open("ab", buffering=0)
 
     def append(self, line: str) -> None:
@@ -31,11 +32,16 @@ class LineFile:
         data = memoryview(f"{line}\n".encode())
         while data:
             data = data[self._file.write(data) :]
+        self._lines += 1
 
     def position(self) -> int:
-        """Bring everything to the disk; the file's length in bytes."""
+        """Bring everything to the disk; how many lines the file has.
+
+        Lines and not bytes: lines that hold measured times have lengths of their own in every run, and equal runs
+        are to have equal checkpoints.
+        """
         os.fsync(self._file.fileno())
-        return self._file.seek(0, os.SEEK_END)
+        return self._lines
 
     def close(self) -> None:
         """Bring everything to the disk and close; harmless when done twice."""
@@ -51,15 +57,13 @@ def truncate_logs(run_dir: Path, position: Mapping[str, int]) -> None:
 
     Args:
         run_dir: The run's folder.
-        position: ``{file name: bytes}``, as `EventStream.position` gave it when the checkpoint was written.
+        position: ``{file name: lines}``, as `EventStream.position` gave it when the checkpoint was written.
 
     Raises:
-        LogMismatch: A file is missing, shorter than its offset, or has no line's end there: it is not the log
-            that the checkpoint was written with.
+        LogMismatch: A file is missing or has fewer lines: it is not the log that the checkpoint was written with.
     """
-    for name, offset in position.items():
-        _check(run_dir, name, offset)
-    for name, offset in position.items():
+    offsets = {name: line_offset(run_dir, name, lines) for name, lines in position.items()}
+    for name, offset in offsets.items():
         path = run_dir / name
         if path.exists() and path.stat().st_size > offset:
             with path.open("r+b") as file:
@@ -67,24 +71,35 @@ def truncate_logs(run_dir: Path, position: Mapping[str, int]) -> None:
                 os.fsync(file.fileno())
 
 
-def _check(run_dir: Path, name: str, offset: int) -> None:
+def line_offset(run_dir: Path, name: str, lines: int) -> int:
+    """The byte at which the first `lines` lines of a log end.
+
+    Raises:
+        LogMismatch: See `truncate_logs`.
+    """
     # The names come from a file that may be a stranger's: they must not lead out of the run's folder.
     if Path(name).name != name or name in ("", ".", ".."):
         raise LogMismatch(f"{name!r} is not the name of a log in {run_dir}")
     path = run_dir / name
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise LogMismatch(f"{path} is not a plain file")
-    size = path.stat().st_size if path.exists() else 0
-    if offset < 0 or size < offset:
+    offset = found = 0
+    if path.exists() and lines > 0:
+        with path.open("rb") as file:
+            for line in file:
+                if found == lines or not line.endswith(b"\n"):
+                    break
+                offset, found = offset + len(line), found + 1
+    if found != lines:
         raise LogMismatch(
-            f"{path} has {size:,} bytes, but the checkpoint was written when it had {offset:,}: "
+            f"{path} has {found:,} whole lines, but the checkpoint was written when it had {lines:,}: "
             "the log was cut or replaced since. Restore the file, or resume from an older checkpoint."
         )
-    if offset:
-        with path.open("rb") as file:
-            file.seek(offset - 1)
-            if file.read(1) != b"\n":
-                raise LogMismatch(
-                    f"{path} has no line's end at byte {offset:,}, where the checkpoint left it: "
-                    "the log was edited since. Restore the file, or resume from an older checkpoint."
-                )
+    return offset
+
+
+def _count_lines(path: Path) -> int:
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))

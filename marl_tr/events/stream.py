@@ -50,7 +50,7 @@ class Sink(Protocol):
         ...
 
     def position(self) -> dict[str, int]:
-        """Flush, and say where the log stands (byte offsets by file name), for a checkpoint."""
+        """Flush, and say where the log stands (lines by file name), for a checkpoint."""
         ...
 
     def close(self) -> None:

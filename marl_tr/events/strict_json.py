@@ -25,9 +25,7 @@ def dumps(value: Mapping[str, Any], *, sort_keys: bool = False) -> str:
     Raises:
         TypeError: Something else is in it.
     """
-    return json.dumps(
-        _plain(value), sort_keys=sort_keys, allow_nan=False, ensure_ascii=False, separators=(",", ":")
-    )
+    return json.dumps(_plain(value), sort_keys=sort_keys, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
 def number(value: object) -> float:

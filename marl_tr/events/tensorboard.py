@@ -69,9 +69,7 @@ class TensorBoardSink:
             self._writer.add_scalar(tag, float(value), event.step)
         for tag, image in event.images.items():
             if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
-                raise ValueError(
-                    f"image {tag!r} must be [H, W, 3] uint8, not {list(image.shape)} {image.dtype}"
-                )
+                raise ValueError(f"image {tag!r} must be [H, W, 3] uint8, not {list(image.shape)} {image.dtype}")
             self._writer.add_image(tag, image, event.step, dataformats="HWC")
         for tag, video in event.videos.items():
             self._write_video(tag, video, event.step)
@@ -92,7 +90,7 @@ class TensorBoardSink:
 
     @property
     def _file(self) -> Any:
-        return self._writer._get_file_writer()  # type: ignore[no-untyped-call]
+        return self._writer._get_file_writer()
 
     def _write_hyperparameters(self, flat: Mapping[str, float | str], *, begins: bool) -> None:
         """Write what `SummaryWriter.add_hparams` would write to an event file and run of its own."""
@@ -100,9 +98,7 @@ class TensorBoardSink:
             return
         from torch.utils.tensorboard.summary import hparams
 
-        experiment, start, self._ended = hparams(  # type: ignore[no-untyped-call]
-            dict(flat), dict.fromkeys(_HPARAM_METRICS, 0.0)
-        )
+        experiment, start, self._ended = hparams(dict(flat), dict.fromkeys(_HPARAM_METRICS, 0.0))
         if begins:
             self._file.add_summary(experiment)
             self._file.add_summary(start)

@@ -33,16 +33,14 @@ class NaturalStepConfig(Strict):
 
     iterations: int = Field(default=10, ge=1, le=1000, description="Products of conjugate gradients at most.")
     damping: float = Field(default=0.1, ge=0, description="Added to the Fisher matrix inside the solve only.")
-    tolerance: float = Field(
-        default=1e-10, ge=0, description="Squared residual, relative, at which CG stops."
-    )
+    tolerance: float = Field(default=1e-10, ge=0, description="Squared residual, relative, at which CG stops.")
     backtrack: float = Field(default=0.8, gt=0, lt=1, description="Factor of a shorter step.")
     max_backtracks: int = Field(default=10, ge=0, le=100, description="How often the step is shortened.")
     subsample: float = Field(
         default=0.25,
         gt=0,
         le=1,
-        description="Share of the batch that the Fisher products see: decisions, or whole trajectories of a recurrent policy.",
+        description="Share of the batch that the Fisher products see: decisions, or a recurrent policy's trajectories.",
     )
 
 

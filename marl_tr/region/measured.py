@@ -52,8 +52,7 @@ class Measured:
                 losses.append(self._minibatch(turn, rows, batch, old_log_prob, advantage, index))
         return Candidate(
             parameters={
-                name: torch.cat([row.parameters[name].detach() for row in rows])
-                for name in rows[0].parameters
+                name: torch.cat([row.parameters[name].detach() for row in rows]) for name in rows[0].parameters
             },
             moments=[row.moments() for row in rows],
             expected_gain=[None] * len(rows),
@@ -91,9 +90,7 @@ class Measured:
         index: Tensor,
     ) -> Tensor:
         part = batch.trajectories(index)
-        stacked: Parameters = {
-            name: torch.cat([row.parameters[name] for row in rows]) for name in rows[0].parameters
-        }
+        stacked: Parameters = {name: torch.cat([row.parameters[name] for row in rows]) for name in rows[0].parameters}
         evaluation = turn.learners.policy.evaluate(stacked, part)
         gain = turn.gain(evaluation, old_log_prob[:, :, index], advantage[:, :, index], part.mask)
         (-gain.sum()).backward()

@@ -20,6 +20,7 @@ __all__ = [
     "NotPositiveDefinite",
     "Trial",
     "conjugate_gradient",
+    "finite_or_none",
     "flatten",
     "gauss_newton_matvec",
     "natural_step",
@@ -263,9 +264,12 @@ def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if vector.shape != (sum(sizes),):
         raise ValueError(f"a vector of shape {tuple(vector.shape)} for {sum(sizes)} parameters")
     pieces = torch.split(vector, sizes)
-    return {
-        name: piece.reshape(value.shape) for (name, value), piece in zip(like.items(), pieces, strict=True)
-    }
+    return {name: piece.reshape(value.shape) for (name, value), piece in zip(like.items(), pieces, strict=True)}
+
+
+def finite_or_none(value: float) -> float | None:
+    """A number of a `NaturalStepResult`, or None where there was no trial or no solve to give one."""
+    return value if math.isfinite(value) else None
 
 
 def _line_search(

@@ -12,6 +12,7 @@ from marl_tr.region.config import TrpoConfig
 from marl_tr.region.natural_step import (
     NaturalStepResult,
     Trial,
+    finite_or_none,
     flatten,
     gauss_newton_matvec,
     natural_step,
@@ -53,8 +54,8 @@ class Trpo:
         return Candidate(
             parameters={name: torch.cat([p[name] for p in proposed]) for name in proposed[0]},
             moments=[{} for _ in results],
-            expected_gain=[r.expected_gain for r in results],
-            cg_residual=[r.cg_residual for r in results],
+            expected_gain=[finite_or_none(r.expected_gain) for r in results],
+            cg_residual=[finite_or_none(r.cg_residual) for r in results],
             backtracks=[r.backtracks for r in results],
             reasons=["" if r.step is not None else r.reason for r in results],
             losses={"losses/policy_loss": sum(losses) / len(losses)},
@@ -105,8 +106,7 @@ def _gradient(turn: Turn, old: Parameters) -> tuple[float, Tensor]:
     gain = turn.gain(evaluation, turn.old.log_prob, turn.advantage, turn.batch.mask).sum()
     gradients = torch.autograd.grad(gain, list(leaves.values()), allow_unused=True)
     by_name = {
-        name: torch.zeros_like(p) if g is None else g
-        for (name, p), g in zip(leaves.items(), gradients, strict=True)
+        name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(leaves.items(), gradients, strict=True)
     }
     return float(gain.detach()), flatten(by_name)
 

@@ -39,9 +39,7 @@ class Assignment:
     region: Region
     log: Callable[[Mapping[str, float]], None]
 
-    def turn(
-        self, rows: Sequence[int], *, weight: Tensor | None, generator: torch.Generator, progress: float
-    ) -> Turn:
+    def turn(self, rows: Sequence[int], *, weight: Tensor | None, generator: torch.Generator, progress: float) -> Turn:
         """The turn of some rows.
 
         Args:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -15,9 +16,10 @@ from marl_tr.errors import Interrupted, UserError
 from marl_tr.scenario import load_scenario
 from marl_tr.scenario.schema import Scenario
 from marl_tr.trainer.build import build_critic, build_env, build_players
-from marl_tr.trainer.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint
-from marl_tr.trainer.run import CHECKPOINTS, SCENARIO_FILE, Run, new_run_folder
-from marl_tr.trainer.showing import show_evaluation
+from marl_tr.trainer.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint, refusing_misfits
+from marl_tr.trainer.loop import iterations_of
+from marl_tr.trainer.run import CHECKPOINTS, SCENARIO_FILE, Run, is_finished, new_run_folder
+from marl_tr.trainer.showing import show_evaluation, show_finished
 
 __all__ = ["describe", "evaluate", "resume", "run"]
 
@@ -39,17 +41,27 @@ def run(scenario: Scenario, *, console: Console | None = None) -> Path:
 def resume(folder: Path, *, console: Console | None = None) -> Path:
     """Go on with a run from its newest checkpoint; on CPU the outcome equals the uninterrupted run's bit for bit.
 
+    A run that is finished is only shown.
+
     Raises:
-        UserError: No run, no checkpoint, or one of another scenario; nothing on disk is changed.
+        UserError: No run, no checkpoint, one of another scenario, or an environment that does not repeat itself;
+            nothing on disk is changed.
+        Diverged: See `run`.
+        Interrupted: See `run`.
     """
+    console = console or Console()
     scenario = _scenario_of(folder)
     torch.set_num_threads(scenario.trainer.threads)
-    checkpoint = latest_checkpoint(folder / CHECKPOINTS)
-    if checkpoint is None:
-        raise CheckpointError(f"{folder / CHECKPOINTS} holds no checkpoint; start anew with 'marl-tr run'")
-    state = load_checkpoint(checkpoint)
+    path, state = _newest(folder, "start anew with 'marl-tr run'")
+    with _naming(path):
+        finished = is_finished(scenario, folder, state)
+    if finished:
+        show_finished(folder, console)
+        return folder
     with _stop_request() as stop:
-        Run(scenario, folder, console=console or Console(), stop=stop, state=state).start()
+        with _naming(path):
+            run = Run(scenario, folder, console=console, stop=stop, state=state)
+        run.start()
     return folder
 
 
@@ -61,15 +73,13 @@ def evaluate(folder: Path, *, episodes: int | None = None, video: bool = False, 
     """
     scenario = _scenario_of(folder)
     torch.set_num_threads(scenario.trainer.threads)
-    checkpoint = latest_checkpoint(folder / CHECKPOINTS)
-    if checkpoint is None:
-        raise CheckpointError(f"{folder / CHECKPOINTS} holds no checkpoint; there is nothing to evaluate")
+    path, state = _newest(folder, "there is nothing to evaluate")
     env = build_env(scenario, num_envs=1)
     players = build_players(scenario, env.spec)
     env.close()
-    state = load_checkpoint(checkpoint)
-    for player in players:
-        player.learners.load_state_dict(state["trainer"]["players"][player.team.name]["learners"])
+    with _naming(path), refusing_misfits():
+        for player in players:
+            player.learners.load_state_dict(state["trainer"]["players"][player.team.name]["learners"])
     show_evaluation(
         scenario,
         players,
@@ -99,9 +109,28 @@ def describe(scenario: Scenario) -> str:
     finally:
         env.close()
     steps = scenario.env.num_envs * scenario.trainer.rollout_steps
-    iterations = -(-scenario.trainer.total_steps // steps)
-    lines.append(f"{iterations:,} iterations of {steps:,} environment steps")
+    lines.append(f"{iterations_of(scenario):,} iterations of {steps:,} environment steps")
     return "\n".join(lines)
+
+
+def _newest(folder: Path, otherwise: str) -> tuple[Path, dict[str, Any]]:
+    """The newest checkpoint of a run, loaded."""
+    path = latest_checkpoint(folder / CHECKPOINTS)
+    if path is None:
+        raise CheckpointError(f"{folder / CHECKPOINTS} holds no checkpoint; {otherwise}")
+    try:
+        return path, load_checkpoint(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; delete the file to go back to the checkpoint before it") from error
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the checkpoint's name before what is wrong with it."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _scenario_of(folder: Path) -> Scenario:

@@ -18,7 +18,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ __all__ = [
     "latest_checkpoint",
     "load_checkpoint",
     "prune_checkpoints",
+    "refusing_misfits",
     "save_checkpoint",
 ]
 
@@ -127,6 +128,19 @@ def prune_checkpoints(folder: Path, keep: int) -> list[Path]:
     for path in old:
         path.unlink(missing_ok=True)
     return old
+
+
+@contextlib.contextmanager
+def refusing_misfits() -> Iterator[None]:
+    """Inside, what networks and optimizers say of a state that is not theirs becomes a `CheckpointError`."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        # torch lists every tensor, over many lines; the first ones say what is wrong.
+        said = " ".join(str(error).split())
+        raise CheckpointError(
+            f"the checkpoint's networks are not those of the scenario ({type(error).__name__}: {said[:300]})"
+        ) from error
 
 
 def expect(

@@ -20,9 +20,16 @@ from marl_tr.rollout import Advantage, Collector, Rollout, generalised_advantage
 from marl_tr.scenario.schema import Scenario
 from marl_tr.schedule.assignment import Assignment
 from marl_tr.trainer.build import Player, build_critic, build_env, build_players, build_schedule
+from marl_tr.trainer.checkpoint import refusing_misfits
 from marl_tr.trainer.seeding import derive_seed, make_generator
 
-__all__ = ["Iteration", "Trainer"]
+__all__ = ["Iteration", "Trainer", "iterations_of"]
+
+
+def iterations_of(scenario: Scenario) -> int:
+    """Iterations of a whole run: the fewest that reach ``total_steps``."""
+    steps = scenario.env.num_envs * scenario.trainer.rollout_steps
+    return -(-scenario.trainer.total_steps // steps)
 
 
 @dataclass(frozen=True)
@@ -80,9 +87,16 @@ class Trainer:
 
     @property
     def iterations(self) -> int:
-        """Iterations of the whole run: the fewest that reach ``total_steps``."""
-        steps = self.scenario.env.num_envs * self.scenario.trainer.rollout_steps
-        return -(-self.scenario.trainer.total_steps // steps)
+        """Iterations of the whole run."""
+        return iterations_of(self.scenario)
+
+    def non_finite(self) -> dict[str, list[str]]:
+        """Names of the parameters that hold NaN or an infinity: by team, and under ``critic``."""
+        modules = {player.team.name: player.team.policy.module for player in self.players}
+        return {
+            owner: [name for name, p in module.named_parameters() if not bool(torch.isfinite(p).all())]
+            for owner, module in {**modules, "critic": self.critic.encoder.module}.items()
+        }
 
     def start(self) -> None:
         """First episodes."""
@@ -108,6 +122,7 @@ class Trainer:
         reports = self._update(rollout, advantage)
         learned = time.perf_counter()
         fit = self._fit(rollout, values, advantage)
+        self._check_parameters()
         self.iteration += 1
         self.step += rollout.steps
         scalars, maps = self._diagnostics(values) if diagnose else ({}, {})
@@ -140,15 +155,22 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
-        self.iteration, self.step = int(state["iteration"]), int(state["step"])
-        for player in self.players:
-            saved = state["players"][player.team.name]
-            player.learners.load_state_dict(saved["learners"])
-            player.region.load_state_dict(saved["region"])
-        self.critic.load_state_dict(state["critic"])
+        """Go on where `state_dict` was taken.
+
+        Raises:
+            CheckpointError: The state is of other networks.
+            UserError: The environment does not repeat itself.
+        """
+        with refusing_misfits():
+            self.iteration, self.step = int(state["iteration"]), int(state["step"])
+            for player in self.players:
+                saved = state["players"][player.team.name]
+                player.learners.load_state_dict(saved["learners"])
+                player.region.load_state_dict(saved["region"])
+            self.critic.load_state_dict(state["critic"])
+            self._generator.set_state(state["generator"])
+        # Outside: what a user's environment raises while it is replayed is shown as it is.
         self.collector.load_state_dict(state["collector"])
-        self._generator.set_state(state["generator"])
 
     def _advantage(self, rollout: Rollout, values: Values) -> Advantage:
         """GAE over all agents ``[T, E, A]``; one joint value where the reward is shared (specification 2.1)."""
@@ -234,6 +256,14 @@ class Trainer:
             raise Diverged(
                 "the critic's values are not finite; likely causes: observations of a very large scale, or a fit that "
                 "went too far (lower critic.fit.bound or critic.fit.learning_rate)"
+            )
+
+    def _check_parameters(self) -> None:
+        broken = {owner: names for owner, names in self.non_finite().items() if names}
+        if broken:
+            where = "; ".join(f"{owner}: {', '.join(names)}" for owner, names in broken.items())
+            raise Diverged(
+                f"parameters are not finite after an update ({where}); likely cause: a learning rate that is too high"
             )
 
     def _diagnostics(self, values: Values) -> tuple[dict[str, float], dict[str, Tensor]]:

@@ -20,10 +20,27 @@ from marl_tr.trainer.build import Player, build_env
 from marl_tr.trainer.evaluation import Episodes, evaluate_policies, policy_actor, summarise
 from marl_tr.trainer.held_out import convention
 
-__all__ = ["attention_pictures", "show_end", "show_evaluation"]
+__all__ = ["REPORT", "attention_pictures", "show_end", "show_evaluation", "show_finished", "write_figures"]
 
 LEARNING_CURVE = "learning_curve.png"
 REPORT = "report.md"
+
+
+def write_figures(
+    scenario: Scenario,
+    folder: Path,
+    results: Mapping[str, Episodes],
+    references: Mapping[str, Episodes],
+    *,
+    agents: int,
+    pictures: Mapping[str, NDArray[Any]],
+) -> list[Path]:
+    """Write `pictures` and the learning curve to ``media/``; returns the files."""
+    media = folder / "media"
+    media.mkdir(exist_ok=True)
+    how = convention(next(iter(results.values())), agents)
+    files = _write_pictures(media, pictures)
+    return [*files, _learning_curve(scenario, folder, references, how, media / LEARNING_CURVE)]
 
 
 def show_end(
@@ -34,28 +51,41 @@ def show_end(
     *,
     seconds: Mapping[str, float],
     agents: int,
-    pictures: Mapping[str, NDArray[Any]],
+    figures: Sequence[Path],
     console: Console,
 ) -> None:
-    """Print and write down what a finished run came to; figures go to ``media/``."""
-    media = folder / "media"
-    media.mkdir(exist_ok=True)
-    files = _write_pictures(media, pictures)
+    """Print and write down what a finished run came to.
+
+    Args:
+        scenario: Of the run.
+        folder: Of the run; gets ``report.md``.
+        results: Of the final evaluation.
+        references: Beside them.
+        seconds: Wall time by part of the run, and of it all under ``wall``.
+        agents: How many.
+        figures: Files to name.
+        console: Where to print.
+    """
     how = convention(next(iter(results.values())), agents)
-    files.append(_learning_curve(scenario, folder, references, how, media / LEARNING_CURVE))
     lines = [*_table(results, references, scenario, how), "", _time_split(seconds)]
-    (folder / REPORT).write_text("# " + scenario.name + "\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    report = folder / REPORT
+    # Renamed when whole: the report says that the run is finished.
+    partial = report.with_suffix(".partial")
+    partial.write_text("# " + scenario.name + "\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    partial.replace(report)
     console.print()
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print()
-    for label, text in (
-        ("run", folder),
-        *(("figure", path) for path in files),
-        ("TensorBoard", f"marl-tr tb {folder}"),
-        ("audit", f"marl-tr audit {folder}"),
-    ):
-        console.print(f"{label:<12} {text}", markup=False, highlight=False, soft_wrap=True)
+    _show_places(folder, figures, console)
+
+
+def show_finished(folder: Path, console: Console) -> None:
+    """Print the report of a run that has nothing left to do."""
+    console.print(f"{folder} is finished; nothing was changed.\n", markup=False, highlight=False, soft_wrap=True)
+    report = (folder / REPORT).read_text(encoding="utf-8")
+    console.print(report, markup=False, highlight=False, soft_wrap=True)
+    _show_places(folder, sorted((folder / "media").glob("*.png")), console)
 
 
 def show_evaluation(
@@ -74,7 +104,7 @@ def show_evaluation(
     settings = scenario.evaluation
     teams = [player.team for player in players]
     device = torch.device(scenario.trainer.device)
-    results = {
+    results: dict[str, Episodes] = {
         policy: evaluate_policies(
             teams,
             lambda copies: build_env(scenario, num_envs=copies),
@@ -125,6 +155,16 @@ def attention_pictures(maps: Mapping[str, Tensor], agents: Sequence[str]) -> dic
                     )
         pictures[tag] = figure_pixels(figure)
     return pictures
+
+
+def _show_places(folder: Path, figures: Sequence[Path], console: Console) -> None:
+    for label, text in (
+        ("run", folder),
+        *(("figure", path) for path in figures),
+        ("TensorBoard", f"marl-tr tb {folder}"),
+        ("audit", f"marl-tr audit {folder}"),
+    ):
+        console.print(f"{label:<12} {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
-import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [

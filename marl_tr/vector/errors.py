@@ -9,6 +9,7 @@ __all__ = [
     "BadEnvironmentData",
     "EnvironmentFault",
     "NotAnEnvironment",
+    "NotFiniteData",
     "ReplayMismatch",
     "UnsupportedSpace",
 ]
@@ -32,6 +33,10 @@ class UnsupportedSpace(EnvironmentFault, TypeError):
 
 class BadEnvironmentData(EnvironmentFault, ValueError):
     """An environment returned what its spaces or its API do not allow; names copy, agent, step and field."""
+
+
+class NotFiniteData(BadEnvironmentData):
+    """An environment paid or showed NaN or an infinity; in training, that is a divergence (exit code 3)."""
 
 
 class ReplayMismatch(EnvironmentFault, RuntimeError):

@@ -13,7 +13,13 @@ from marl_tr.vector.codec import GroupCodec, group_agents
 from marl_tr.vector.contract import Actions, EnvSpec, GroupSpec, GroupStep, Reference, Step
 from marl_tr.vector.copies import as_parallel
 from marl_tr.vector.episode import Batch, EnvironmentCopy, episode_seed
-from marl_tr.vector.errors import BadEnvironmentData, NotAnEnvironment, ReplayMismatch, UnsupportedSpace
+from marl_tr.vector.errors import (
+    BadEnvironmentData,
+    NotAnEnvironment,
+    NotFiniteData,
+    ReplayMismatch,
+    UnsupportedSpace,
+)
 from marl_tr.vector.replay import ReplayLog, pack, unpack
 from marl_tr.vector.sampling import random_actions
 
@@ -102,7 +108,8 @@ class InProcessVectorEnv:
         Raises:
             RuntimeError: Before `reset`.
             ValueError: Actions of a wrong shape.
-            BadEnvironmentData: See `EnvironmentCopy.step`; or a value is not finite.
+            BadEnvironmentData: See `EnvironmentCopy.step`.
+            NotFiniteData: A value is not finite.
         """
         if self._seed is None:
             raise RuntimeError(f"environment {self._id!r}: call reset(seed) before step")
@@ -218,9 +225,9 @@ class InProcessVectorEnv:
         if state is not None and not np.isfinite(state).all():
             raise self._not_finite("state", int(np.argwhere(~np.isfinite(state))[0][0]), "")
 
-    def _not_finite(self, field: str, index: int, agent: str) -> BadEnvironmentData:
+    def _not_finite(self, field: str, index: int, agent: str) -> NotFiniteData:
         step = self._copies[index].steps
-        return BadEnvironmentData(
+        return NotFiniteData(
             f"environment {self._id!r}, copy {index}{agent}, step {step}: {field} is not finite (NaN, "
             "infinite, or beyond float32); look for a division by zero or a value without a limit there"
         )

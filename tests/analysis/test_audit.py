@@ -77,9 +77,7 @@ def test_a_run_that_kept_its_bounds_is_counted_and_passes(tmp_path: Path) -> Non
         ({"bound": math.nan}, "bound nan"),
     ],
 )
-def test_a_broken_hard_bound_is_found_with_its_line(
-    tmp_path: Path, changes: dict[str, Any], what: str
-) -> None:
+def test_a_broken_hard_bound_is_found_with_its_line(tmp_path: Path, changes: dict[str, Any], what: str) -> None:
     report = audit([write(tmp_path / "run", line(0), line(1, **changes), line(2))])
     (finding,) = report.findings
     assert finding.where.endswith("audit.jsonl:2")
@@ -96,9 +94,7 @@ def test_a_broken_hard_bound_is_found_with_its_line(
         {"outcome": "rejected", "accepted": 5.0},
     ],
 )
-def test_what_was_not_promised_or_not_committed_is_no_violation(
-    tmp_path: Path, changes: dict[str, Any]
-) -> None:
+def test_what_was_not_promised_or_not_committed_is_no_violation(tmp_path: Path, changes: dict[str, Any]) -> None:
     report = audit([write(tmp_path / "run", line(0, **changes))])
     assert report.ok
     assert "OK" in report.render()

@@ -46,9 +46,7 @@ def test_unknown_tags_and_files_are_explained(run: Path, tmp_path: Path) -> None
         read_scalars(tmp_path / "elsewhere", "eval/iqm")
 
 
-@pytest.mark.parametrize(
-    "text", ["", "nonsense", "[]", '{"step":1,"phase":"act","scalars":{"x":"big"}}', '{"step":1}']
-)
+@pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"step":1,"phase":"act","scalars":{"x":"big"}}', '{"step":1}'])
 def test_a_broken_line_is_named(run: Path, text: str) -> None:
     with (run / "metrics.jsonl").open("a") as file:
         file.write(text + "\n")

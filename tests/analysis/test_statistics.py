@@ -81,9 +81,7 @@ def test_equal_seeds_give_equal_intervals_in_any_block_size(monkeypatch: pytest.
     assert first == stratified_bootstrap_ci(scores, seed=4)
 
 
-@pytest.mark.parametrize(
-    "scores", [[], [[]], [[1.0], []], [1.0, np.nan], [np.inf], [[[1.0]]], np.zeros((2, 0))]
-)
+@pytest.mark.parametrize("scores", [[], [[]], [[1.0], []], [1.0, np.nan], [np.inf], [[[1.0]]], np.zeros((2, 0))])
 def test_scores_that_cannot_be_aggregated_are_refused(scores: object) -> None:
     with pytest.raises(ValueError, match="score"):
         stratified_bootstrap_ci(scores, seed=0)  # type: ignore[arg-type]

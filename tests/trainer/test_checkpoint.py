@@ -51,9 +51,7 @@ def same(a: Any, b: Any) -> bool:
         return (
             a.dtype == b.dtype
             and a.shape == b.shape
-            and torch.equal(
-                a.contiguous().reshape(-1).view(torch.uint8), b.contiguous().reshape(-1).view(torch.uint8)
-            )
+            and torch.equal(a.contiguous().reshape(-1).view(torch.uint8), b.contiguous().reshape(-1).view(torch.uint8))
         )
     if isinstance(a, np.ndarray | np.generic):
         return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
@@ -78,9 +76,7 @@ def random_state(rng: random.Random, depth: int) -> Any:
     if kind == 2:
         return rng.choice([-1, 1]) * rng.getrandbits(rng.choice([1, 31, 64, 128, 700]))
     if kind == 3:
-        return rng.choice(
-            [0.1, -0.0, 5e-324, 1.7976931348623157e308, math.inf, -math.inf, math.nan, rng.gauss(0, 1)]
-        )
+        return rng.choice([0.1, -0.0, 5e-324, 1.7976931348623157e308, math.inf, -math.inf, math.nan, rng.gauss(0, 1)])
     if kind == 4:
         return rng.random() < 0.5
     if kind == 5:
@@ -114,9 +110,7 @@ def test_random_nested_states_come_back_bit_for_bit(tmp_path: Path, seed: int) -
 
 @pytest.mark.parametrize("dtype", TORCH_DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [[], [0], [3, 0, 2], [2, 3]], ids=str)
-def test_every_dtype_survives_with_and_without_elements(
-    tmp_path: Path, dtype: torch.dtype, shape: list[int]
-) -> None:
+def test_every_dtype_survives_with_and_without_elements(tmp_path: Path, dtype: torch.dtype, shape: list[int]) -> None:
     state = {"x": (torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 200).to(dtype)}
     save_checkpoint(tmp_path / "x.safetensors", state)
     assert same(load_checkpoint(tmp_path / "x.safetensors"), state)
@@ -125,8 +119,7 @@ def test_every_dtype_survives_with_and_without_elements(
 def test_random_generators_continue_where_they_were(tmp_path: Path) -> None:
     torch_generator = torch.Generator().manual_seed(3)
     numpy_generators = [
-        np.random.Generator(kind(7))
-        for kind in (np.random.PCG64, np.random.Philox, np.random.MT19937, np.random.SFC64)
+        np.random.Generator(kind(7)) for kind in (np.random.PCG64, np.random.Philox, np.random.MT19937, np.random.SFC64)
     ]
     save_checkpoint(
         tmp_path / "rng.safetensors",
@@ -160,9 +153,7 @@ def test_a_module_and_its_optimizer_take_the_same_next_step(tmp_path: Path) -> N
     other.load_state_dict(loaded["model"])
     other_optimizer.load_state_dict(loaded["opt"])
     learn(other, other_optimizer)
-    assert all(
-        same(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True)
-    )
+    assert all(same(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
 
 
 def test_tied_strided_and_trainable_tensors_are_stored_by_value(tmp_path: Path) -> None:

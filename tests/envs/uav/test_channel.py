@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from marl_tr.envs.uav.channel import ENVIRONMENTS, elevation_deg, los_probability, power_gain
 
 # Al-Hourani's sigmoid at 10, 30, 45, 60 and 90 degrees, computed independently in double precision.

@@ -2,8 +2,9 @@ import subprocess
 import sys
 
 import pytest
-from marl_tr.envs.uav.config import DownlinkConfig
 from pydantic import ValidationError
+
+from marl_tr.envs.uav.config import DownlinkConfig
 
 
 def test_noise_and_reference_rate_follow_from_the_defaults():

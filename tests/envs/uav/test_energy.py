@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
-from marl_tr.envs.uav.energy import HOVER_POWER_W, propulsion_power
 from scipy.optimize import minimize_scalar
+
+from marl_tr.envs.uav.energy import HOVER_POWER_W, propulsion_power
 
 
 def power(speed):

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from scipy import stats
+
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.layout import draw_starts, draw_users
-from scipy import stats
 
 
 def test_users_and_starts_lie_in_the_area():

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+from pettingzoo.test import api_test, parallel_api_test, parallel_seed_test, seed_test
+
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.pettingzoo import DownlinkParallelEnv, env, parallel_env
 from marl_tr.envs.uav.vector import make
-from pettingzoo.test import api_test, parallel_api_test, parallel_seed_test, seed_test
 
 
 def sampled(game):

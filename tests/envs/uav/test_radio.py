@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+
 from marl_tr.envs.uav.radio import serve
 
 NOISE, BAND = 2e-14, 1e6

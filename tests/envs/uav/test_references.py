@@ -2,11 +2,12 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.cluster.vq import kmeans2
+
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.references import assign, k_means
 from marl_tr.envs.uav.simulator import Simulator
 from marl_tr.envs.uav.vector import make
-from scipy.cluster.vq import kmeans2
 
 # Reward, mean rate, its deviation, Jain's index and 5th percentile (Mb/s), mean SINR (dB) of placed UAVs at full
 # power, over 256 scenes: the published ladder of this environment.

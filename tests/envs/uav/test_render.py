@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.render import Scene, TopView
 

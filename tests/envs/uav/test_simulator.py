@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.energy import HOVER_POWER_W, propulsion_power
 from marl_tr.envs.uav.simulator import Simulator, closest_approach_sq, fairness

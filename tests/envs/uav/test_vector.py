@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from marl_tr.envs.uav.vector import make
 
+from marl_tr.envs.uav.vector import make
 from marl_tr.registry import find
 from marl_tr.vector.contract import Trajectory, VectorEnv
 

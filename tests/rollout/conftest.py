@@ -1,0 +1,6 @@
+"""Makes `learning_examples` and `vector_examples` importable here."""
+
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("region", "vector")]

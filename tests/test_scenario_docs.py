@@ -1,0 +1,166 @@
+"""docs/scenarios.md names every setting of every built-in model, with the range and default that the model has."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import annotated_types
+import pytest
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic.types import StringConstraints
+
+from marl_tr import registry
+from marl_tr.critic.config import AdamFitConfig, TrustRegionFitConfig
+from marl_tr.scenario.presets import PRESETS
+from marl_tr.scenario.schema import (
+    PARTS,
+    AdvantageSection,
+    AgentPart,
+    EnvSection,
+    EvaluationSection,
+    OptimizerSection,
+    Scenario,
+    TrainerSection,
+)
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "scenarios.md"
+SECTIONS: dict[str, type[BaseModel]] = {
+    "The file itself": Scenario,
+    "env": EnvSection,
+    "agents": AgentPart,
+    "advantage": AdvantageSection,
+    "optimizer": OptimizerSection,
+    "trainer": TrainerSection,
+    "evaluation": EvaluationSection,
+    "critic.fit: trust_region": TrustRegionFitConfig,
+    "critic.fit: adam": AdamFitConfig,
+}
+
+
+def built_in(kind: str) -> Iterator[tuple[str, type[BaseModel]]]:
+    for name, entry in registry.names(kind).items():
+        model = entry.load_config()
+        if model is not None and model.__module__.startswith("marl_tr."):
+            yield name, model
+
+
+def documented() -> list[tuple[str, type[BaseModel]]]:
+    parts = [(f"{section}: {name}", model) for section, kind in PARTS.items() for name, model in built_in(kind)]
+    return [*SECTIONS.items(), *parts, *((f"env.config: {name}", model) for name, model in built_in("envs"))]
+
+
+def row_start(name: str, field: FieldInfo) -> str:
+    """How the table's row of a field begins; the meaning that follows is for the writer."""
+    return f"| `{name}` | {allowed(field)} | {default(field)} |"
+
+
+def allowed(field: FieldInfo) -> str:
+    """Type and range: ``whole number ≥ 1``, ``number in (0, 1], or empty``."""
+    text, empty = _type(field.annotation)
+    lower: tuple[str, str] | None = None
+    upper: tuple[str, str] | None = None
+    for constraint in field.metadata:
+        match constraint:
+            case annotated_types.Ge(ge=value):
+                lower = ("≥", f"[{_number(value)}")
+            case annotated_types.Gt(gt=value):
+                lower = (">", f"({_number(value)}")
+            case annotated_types.Le(le=value):
+                upper = ("≤", f"{_number(value)}]")
+            case annotated_types.Lt(lt=value):
+                upper = ("<", f"{_number(value)})")
+            case annotated_types.MinLen():
+                text += ", not empty"
+            case StringConstraints(pattern=str()):
+                text += f", at most {constraint.max_length} of letters, digits, `_`, `.`, `-`"
+            case StringConstraints():
+                text += ", not empty"
+    if lower and upper:
+        text += f" in {lower[1]}, {upper[1]}"
+    elif lower:
+        text += f" {lower[0]} {lower[1][1:]}"
+    return f"{text}, or empty" if empty else text
+
+
+def default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        return f"`{{kind: {value.kind}}}`" if hasattr(value, "kind") else "`{}`"
+    if value is None:
+        return "empty"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, list):
+        return "`[" + ", ".join(f'"{v}"' if v == "*" else str(v) for v in value) + "]`"
+    return '`""`' if value == "" else f"`{value if isinstance(value, str) else _number(value)}`"
+
+
+def _type(annotation: Any) -> tuple[str, bool]:
+    """A type in words, and whether the field may be left empty."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _type(arguments[0])
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in arguments), False
+    if origin in (types.UnionType, typing.Union):
+        kinds = [_type(argument)[0] for argument in arguments if argument is not type(None)]
+        return " or ".join(dict.fromkeys(kinds)), type(None) in arguments
+    if origin is list:
+        inner = _type(arguments[0])[0]
+        return "list of " + {"whole number": "whole numbers", "mapping": "mappings"}.get(inner, inner), False
+    if origin is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return "mapping", False
+    return {int: "whole number", float: "number", str: "text", bool: "`true` or `false`"}[annotation], False
+
+
+def _number(value: float) -> str:
+    if value == 2**63:
+        return "2^63"
+    return f"{value:g}".replace("e+0", "e") if isinstance(value, float) else f"{value}"
+
+
+def table(heading: str) -> list[str]:
+    """Rows of the table under the heading, up to the next heading."""
+    lines = PAGE.read_text("utf-8").splitlines()
+    titles = [f"{level} {mark}{heading}{mark}" for level in ("##", "###") for mark in ("", "`")]
+    start = next((i for i, line in enumerate(lines) if line in titles), None)
+    assert start is not None, f"{PAGE.name} has no heading {heading!r}"
+    rows = []
+    for line in lines[start + 1 :]:
+        if line.startswith("#"):
+            break
+        if line.startswith("| `"):
+            rows.append(line)
+    return rows
+
+
+@pytest.mark.parametrize(("heading", "model"), documented(), ids=lambda value: value if isinstance(value, str) else "")
+def test_every_field_has_a_row_with_the_range_and_default_of_its_model(heading: str, model: type[BaseModel]) -> None:
+    expected = [row_start(name, field) for name, field in model.model_fields.items()]
+    rows = table(heading)
+    assert [row[: len(start)] for row, start in zip(rows, expected, strict=False)] == expected
+    assert len(rows) == len(expected)
+    assert all(row.removesuffix("|")[len(start) :].strip() for row, start in zip(rows, expected, strict=True))
+
+
+def test_the_presets_table_says_what_the_presets_fill_in() -> None:
+    rows = {row.split("`")[1]: row for row in table("Presets")}
+    assert list(rows) == list(PRESETS)
+    for name, preset in PRESETS.items():
+        told = [cell.strip().strip("`") for cell in rows[name].split("|")]
+        critic = preset["critic"]
+        assert told[2:8] == [
+            preset["agents"]["sharing"],
+            preset["objective"]["kind"],
+            preset["region"]["kind"],
+            preset["schedule"]["kind"],
+            f"{critic['scope']} {critic['kind']}, {critic['fit']['kind']}",
+            "yes" if "optimizer" in preset else "no",
+        ]
