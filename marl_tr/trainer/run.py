@@ -105,6 +105,8 @@ class Run:
         self._reported = dict(self._seconds)
         self._fresh = state is None
         with self._timed("start"):
+            if state is not None:
+                _check_scenario(expect(state, "scenario", dict), _fixed(scenario), folder / SCENARIO_FILE)
             self.trainer = Trainer(scenario, lambda line: self._audit.append(line))
             try:
                 if state is not None:
@@ -166,7 +168,6 @@ class Run:
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         """Load `state`; the logs are cut last, when nothing can be refused any more."""
-        _check_scenario(expect(state, "scenario", dict), _fixed(self._scenario), self._folder / SCENARIO_FILE)
         lines = expect(state, "logs", dict)
         check_chain(self._folder, lines[AUDIT_FILE], expect(state, "audit.digest", str))
         self.trainer.load_state_dict(state["trainer"])

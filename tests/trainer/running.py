@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -83,10 +84,12 @@ class Command:
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, if it still runs."""
         if self._process.exitcode is None and self._process.pid is not None:
-            signal_process(self._process.pid, number)
+            os.kill(self._process.pid, number)
 
-    def running(self) -> bool:
-        return self._process.is_alive()
+    def wait_for(self, seconds: float) -> bool:
+        """Wait that long at most; whether it still runs."""
+        self._process.join(seconds)
+        return self._process.exitcode is None
 
     def wait(self, limit: float = 120) -> int:
         """The exit code; minus a signal's number where it was killed."""
@@ -96,12 +99,6 @@ class Command:
 
     def output(self) -> str:
         return self._log.read_text()
-
-
-def signal_process(pid: int, number: signal.Signals) -> None:
-    import os
-
-    os.kill(pid, number)
 
 
 def write_scenario(folder: Path, name: str, text: str | None = None) -> Path:
@@ -146,7 +143,24 @@ def until(condition: Callable[[], bool], command: Command, limit: float = 60) ->
     ends = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < ends, command.output()
-        if not command.running():
+        if not command.wait_for(0.002):
             return condition()
-        time.sleep(0.002)
     return True
+
+
+def scalar_steps(run: Path) -> dict[str, list[int]]:
+    """The steps of every scalar, as TensorBoard reads them from all event files of the run."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [point.step for point in events.Scalars(tag)] for tag in sorted(events.Tags()["scalars"])}
+
+
+def same_run(run: Path, whole: Path) -> None:
+    """The same newest checkpoint and audit to the bit, and the same metrics, but for measured times."""
+    newest, expected = checkpoints(run)[-1], checkpoints(whole)[-1]
+    assert newest.name == expected.name
+    assert newest.read_bytes() == expected.read_bytes()
+    assert metrics(run) == metrics(whole)
+    assert (run / "audit.jsonl").read_bytes() == (whole / "audit.jsonl").read_bytes()
