@@ -9,6 +9,9 @@ from torch import Tensor
 
 __all__ = ["Advantage", "generalised_advantage", "normalise"]
 
+_EQUAL = 1e-6
+"""Advantages that differ by less than this share of the largest are equal."""
+
 
 @dataclass(frozen=True)
 class Advantage:
@@ -70,12 +73,13 @@ def normalise(advantage: Tensor, mask: Tensor) -> Tensor:
         advantage: ``[L, T, N]``.
         mask: ``[L, T, N]`` bool; the rest is returned as zero.
 
-    A row whose advantages are all equal has nothing to say and becomes zero.
+    A row whose advantages are all equal, but for rounding, has nothing to say and becomes zero.
     """
-    weight = mask.to(advantage.dtype)
-    count = weight.sum((-2, -1), keepdim=True).clamp_min(1)
-    mean = (advantage * weight).sum((-2, -1), keepdim=True) / count
-    centred = (advantage - mean) * weight
+    known = torch.where(mask, advantage, 0).double()
+    count = mask.sum((-2, -1), keepdim=True).clamp_min(1)
+    mean = known.sum((-2, -1), keepdim=True) / count
+    centred = torch.where(mask, known - mean, 0)
     std = (centred.square().sum((-2, -1), keepdim=True) / count).sqrt()
-    scale = torch.where(std > 1e-8, 1 / std.clamp_min(1e-8), torch.zeros_like(std))
-    return centred * scale
+    # Of the size of float32's rounding of the largest: blown up to 1, it would be noise to learn from.
+    least = _EQUAL * known.abs().amax((-2, -1), keepdim=True)
+    return torch.where(std > least, centred / std, 0).to(advantage.dtype)
