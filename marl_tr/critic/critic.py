@@ -102,8 +102,9 @@ class Critic:
         cut = rollout.bootstrap
         beyond = self.encoder.encode(None, bootstrap_inputs(rollout, encoding.memories)).values[0]
         next_value = torch.cat([value[1:], torch.zeros_like(value[:1])])
-        followed = next_value[cut.time, cut.env]
-        next_value[cut.time, cut.env] = torch.where(cut.agents, self._denormalise(beyond), followed)
+        # Agent by agent: one moment of an environment can have an entry for who was cut and one for who goes on.
+        moment, agent = cut.agents.nonzero(as_tuple=True)
+        next_value[cut.time[moment], cut.env[moment], agent] = self._denormalise(beyond)[moment, agent]
         if encoding.memories is not None:
             ended = rollout.done[-1][:, None, None]
             self._memory = torch.where(ended, 0, encoding.memories[-1])

@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
+from marl_tr.errors import Diverged
 from marl_tr.nn.heads import ProductHead, make_head
 from marl_tr.policy import Policy
 from marl_tr.rollout.container import Bootstrap, EpisodeStatistics, GroupRollout, PolicyRecord, Rollout
@@ -76,12 +78,32 @@ def play(
         group = actions.setdefault(team.group.name, {})
         for leaf, rows in action.env.items():
             part = team.policy.rows.from_rows(rows[:, None])[0].cpu().numpy()
+            _check_action(team, part, team.group.action[leaf])
             if len(team.index) == len(team.group.agents):
                 group[leaf] = np.ascontiguousarray(part)
                 continue
             shape = (part.shape[0], len(team.group.agents), *part.shape[2:])
             group.setdefault(leaf, np.zeros(shape, part.dtype))[:, list(team.index)] = part
     return actions, records, following
+
+
+def _check_action(team: Team, action: NDArray[Any], space: spaces.Space[Any]) -> None:
+    """A network that gives NaN must not reach the environment, which would fail in a way of its own.
+
+    Raises:
+        Diverged: NaN in a Box, or the choice beyond the last that a categorical law of NaN gives.
+    """
+    if isinstance(space, spaces.Discrete):
+        bad = bool((action >= space.start + space.n).any())
+    elif isinstance(space, spaces.MultiDiscrete):
+        bad = bool((action >= space.start + space.nvec).any())
+    else:
+        bad = not bool(np.isfinite(action).all())
+    if bad:
+        raise Diverged(
+            f"policy {team.name!r}: its network's output is not finite; likely causes: observations of a very large "
+            "scale (agents.normalise_observation), or a learning rate that is too high"
+        )
 
 
 @dataclass
@@ -205,9 +227,9 @@ class Collector:
             "cohort": step.cohort,
             "memories": dict(self._memories),
             "previous": dict(self._previous),
-            "starts": self._starts,
-            "returns": self._returns,
-            "lengths": self._lengths,
+            "starts": self._starts.copy(),
+            "returns": self._returns.copy(),
+            "lengths": self._lengths.copy(),
             "generator": self.generator.get_state(),
         }
 
@@ -332,9 +354,10 @@ class Collector:
         cuts = [cut for t, result in enumerate(books.results) for cut in self._cuts(t, result)]
         last = books.results[-1]
         newest = {name: part.observation for name, part in last.groups.items()}
-        everybody = np.ones(len(self.env.spec.agents), np.bool_)
+        # Who was truncated alone in the last step has an entry of its own already.
+        goes_on = ~np.concatenate([part.truncated for part in last.groups.values()], axis=1)
         for e in np.flatnonzero(~last.done):
-            cuts.append(_Cut(len(books.results) - 1, int(e), everybody, newest, last.state))
+            cuts.append(_Cut(len(books.results) - 1, int(e), goes_on[e], newest, last.state))
         return Bootstrap(
             time=torch.tensor([cut.time for cut in cuts], dtype=torch.int64, device=self._device),
             env=torch.tensor([cut.env for cut in cuts], dtype=torch.int64, device=self._device),

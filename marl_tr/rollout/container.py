@@ -44,7 +44,8 @@ class Bootstrap:
         time: ``[M]`` int64, the step after which the trajectory was cut.
         env: ``[M]`` int64.
         agents: ``[M, A]`` bool over the agents of all groups: whose value continues here. All of them where the
-            episode or the rollout was cut; only who was truncated alone while the others play on.
+            episode or the rollout was cut; only who was truncated alone while the others play on. An agent has one
+            entry at most for a moment of an environment, an environment may have two.
         observation: ``{group: {leaf: [M, A, D]}}``, what followed.
         state: ``{leaf: [M, ...]}``.
     """
