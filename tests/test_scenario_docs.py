@@ -120,7 +120,7 @@ def _type(annotation: Any) -> tuple[str, bool]:
     return {int: "whole number", float: "number", str: "text", bool: "`true` or `false`"}[annotation], False
 
 
-def _number(value: float) -> str:
+def _number(value: Any) -> str:
     if value == 2**63:
         return "2^63"
     return f"{value:g}".replace("e+0", "e") if isinstance(value, float) else f"{value}"
