@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -118,7 +119,7 @@ class Trainer:
         values = self.critic.evaluate(rollout)
         valued = time.perf_counter()
         advantage = self._advantage(rollout, values)
-        self._check_finite(rollout, values)
+        self._check_finite(rollout, values, advantage)
         reports = self._update(rollout, advantage)
         learned = time.perf_counter()
         fit = self._fit(rollout, values, advantage)
@@ -239,6 +240,11 @@ class Trainer:
     def _fit(self, rollout: Rollout, values: Values, advantage: Advantage) -> FitReport:
         report = self.critic.fit(values, advantage.target, _all(rollout, "alive"))
         self._audited(report.audit_line())
+        if not math.isfinite(report.loss_after):
+            raise Diverged(
+                "the critic's loss is not finite; likely cause: rewards of a scale whose squares overflow (see "
+                "charts/episodic_return), in the environment or through env.reward"
+            )
         return report
 
     def _audited(self, line: Mapping[str, Any]) -> None:
@@ -248,7 +254,7 @@ class Trainer:
         for tag, value in losses.items():
             self._losses.setdefault(tag, []).append(value)
 
-    def _check_finite(self, rollout: Rollout, values: Values) -> None:
+    def _check_finite(self, rollout: Rollout, values: Values, advantage: Advantage) -> None:
         for name, group in rollout.groups.items():
             if not bool(torch.isfinite(group.reward).all()):
                 raise Diverged(f"group {name!r}: a reward is not finite; the environment paid it ('marl-tr check-env')")
@@ -257,6 +263,8 @@ class Trainer:
                 "the critic's values are not finite; likely causes: observations of a very large scale, or a fit that "
                 "went too far (lower critic.fit.bound or critic.fit.learning_rate)"
             )
+        if not bool(torch.isfinite(advantage.raw).all() & torch.isfinite(advantage.target).all()):
+            raise Diverged("advantages are not finite; likely cause: rewards of a scale whose sums overflow")
 
     def _check_parameters(self) -> None:
         broken = {owner: names for owner, names in self.non_finite().items() if names}
