@@ -45,7 +45,8 @@ class GraphRecurrentEncoder:
         """Zero memory ``[E, A, H]``; None without recurrence."""
         if self._hidden is None:
             return None
-        return torch.zeros(environments, self._agents, self._hidden)
+        device = self.value_layers[0].weight.device
+        return torch.zeros(environments, self._agents, self._hidden, device=device)
 
     def encode(self, parameters: Mapping[str, Tensor] | None, inputs: CriticInputs) -> Encoding:
         """See `marl_tr.critic.critic.Encoder`."""

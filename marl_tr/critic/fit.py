@@ -132,7 +132,7 @@ class TrustRegionFit:
     """Minimise ``F`` subject to ``D <= bound`` (specification 2.4; arXiv 1506.02438, equations 29-31, one variance
     an agent).
 
-    Gauss-Newton products by JVP + VJP in float64 on a subsample of short windows; a step is never longer than the
+    Gauss-Newton products in float64 on a subsample of short windows; a step is never longer than the
     full Gauss-Newton step (a good critic would be made worse) and is accepted on the whole batch where ``F`` falls
     and ``D``, always from the same ``V_old``, stays within the bound.
     """

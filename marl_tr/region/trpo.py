@@ -23,11 +23,15 @@ from marl_tr.region.turn import Candidate, Turn
 __all__ = ["Trpo"]
 
 
+_FEWEST = 8
+"""Fewer trajectories (or decisions) than this say too little of the divergence: most steps would be rejected."""
+
+
 class Trpo:
     """Maximise ``E[w A]`` subject to ``mean KL(old || new) <= bound`` (Schulman et al., arXiv 1502.05477).
 
     Each row takes its own step: gradient on the whole batch, conjugate gradients on the damped Fisher matrix
-    (JVP + VJP in float64 on a subsample), length by the undamped one, and a line search that
+    (products in float64 on a subsample), length by the undamped one, and a line search that
     accepts on the whole batch, in the precision in which the policy acts.
     """
 
@@ -135,7 +139,7 @@ def _subsample(batch: PolicyBatch, share: float, generator: torch.Generator, *, 
     if flat:
         batch = batch.flatten_time()
     trajectories = batch.mask.shape[2]
-    count = max(1, round(share * trajectories))
+    count = max(min(_FEWEST, trajectories), round(share * trajectories))
     if count < trajectories:
         index = torch.randperm(trajectories, generator=generator)[:count].sort().values
         batch = batch.trajectories(index.to(batch.mask.device))
