@@ -17,9 +17,10 @@ from marl_tr.scenario import load_scenario
 from marl_tr.scenario.schema import Scenario
 from marl_tr.trainer.build import build_critic, build_env, build_players
 from marl_tr.trainer.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint, refusing_misfits
+from marl_tr.trainer.held_out import HeldOut
 from marl_tr.trainer.loop import iterations_of
 from marl_tr.trainer.run import CHECKPOINTS, SCENARIO_FILE, Run, is_finished, new_run_folder
-from marl_tr.trainer.showing import show_evaluation, show_finished
+from marl_tr.trainer.showing import film, show_evaluation, show_finished
 
 __all__ = ["describe", "evaluate", "resume", "run"]
 
@@ -66,29 +67,37 @@ def resume(folder: Path, *, console: Console | None = None) -> Path:
 
 
 def evaluate(folder: Path, *, episodes: int | None = None, video: bool = False, console: Console | None = None) -> None:
-    """Evaluate a run's newest checkpoint on its held-out episodes, print it, and (with `video`) film one episode.
+    """Evaluate a run's newest checkpoint on its held-out episodes beside the environment's reference policies.
+
+    Args:
+        folder: Of the run.
+        episodes: How many; by default the scenario's ``final_episodes``.
+        video: Also film one episode.
+        console: Where to print.
 
     Raises:
         UserError: No run, no checkpoint, or an environment that cannot be filmed.
     """
+    console = console or Console()
     scenario = _scenario_of(folder)
     torch.set_num_threads(scenario.trainer.threads)
     path, state = _newest(folder, "there is nothing to evaluate")
     env = build_env(scenario, num_envs=1)
-    players = build_players(scenario, env.spec)
-    env.close()
-    with _naming(path), refusing_misfits():
-        for player in players:
-            player.learners.load_state_dict(state["trainer"]["players"][player.team.name]["learners"])
-    show_evaluation(
-        scenario,
-        players,
-        folder,
-        episodes=episodes,
-        video=video,
-        step=state["trainer"]["step"],
-        console=console or Console(),
-    )
+    try:
+        players = build_players(scenario, env.spec)
+        teams = [player.team for player in players]
+        with _naming(path), refusing_misfits():
+            step = int(state["trainer"]["step"])
+            for player in players:
+                player.learners.load_state_dict(state["trainer"]["players"][player.team.name]["learners"])
+        held_out = HeldOut(scenario, teams, env)
+        count = episodes or scenario.evaluation.final_episodes
+        results, references = held_out.evaluate(count), held_out.references(count)
+        show_evaluation(scenario, folder, results, references, step=step, agents=len(env.spec.agents), console=console)
+    finally:
+        env.close()
+    if video:
+        console.print(f"video        {film(scenario, teams, folder, step)}", markup=False, soft_wrap=True)
 
 
 def describe(scenario: Scenario) -> str:

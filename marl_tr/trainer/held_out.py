@@ -2,39 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from marl_tr.rollout.collector import Team
 from marl_tr.scenario.schema import Scenario
 from marl_tr.trainer.build import build_env
 from marl_tr.trainer.evaluation import Episodes, evaluate_act, evaluate_policies, summarise
-from marl_tr.trainer.loop import Trainer
 from marl_tr.vector import VectorEnv
 
 __all__ = ["HeldOut", "convention", "headline"]
 
 
 class HeldOut:
-    """Plays the held-out episodes of `scenario` with the policies of `trainer`."""
+    """Plays the held-out episodes of a scenario.
 
-    def __init__(self, scenario: Scenario, trainer: Trainer) -> None:
-        self._scenario, self._trainer = scenario, trainer
+    Args:
+        scenario: Says which, and how many.
+        teams: Who acts.
+        env: The scenario's environment, for its hooks alone; episodes are played in copies of their own.
+    """
+
+    def __init__(self, scenario: Scenario, teams: Sequence[Team], env: VectorEnv) -> None:
+        self._scenario, self._teams, self._env = scenario, tuple(teams), env
 
     def evaluate(self, episodes: int) -> dict[str, Episodes]:
         """Episodes by way of acting (``sampled``, ``mode``), in the scenario's order."""
         settings = self._scenario.evaluation
         return {
             policy: evaluate_policies(
-                [player.team for player in self._trainer.players],
+                self._teams,
                 self._make,
                 episodes=episodes,
                 seed=settings.seed,
                 mode=policy == "mode",
                 window=settings.window,
-                device=self._trainer.device,
+                device=torch.device(self._scenario.trainer.device),
             )
             for policy in settings.policies
         }
@@ -42,7 +49,7 @@ class HeldOut:
     def references(self, episodes: int) -> dict[str, Episodes]:
         """The same held-out episodes under the environment's reference policies, by name."""
         settings = self._scenario.evaluation
-        if not settings.references or not hasattr(self._trainer.env, "references"):
+        if not settings.references or not hasattr(self._env, "references"):
             return {}
         results: dict[str, Episodes] = {}
         env: Any = self._make(episodes)
@@ -55,7 +62,7 @@ class HeldOut:
 
     def media(self, results: Mapping[str, Episodes]) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
         """Pictures and videos of the first episode of the headline policy, from the environment's hook."""
-        env: Any = self._trainer.env
+        env: Any = self._env
         if not hasattr(env, "media"):
             return {}, {}
         first = next(iter(results.values()))

@@ -116,7 +116,7 @@ class Run:
             except BaseException:
                 self.trainer.env.close()
                 raise
-        self._held_out = HeldOut(scenario, self.trainer)
+        self._held_out = HeldOut(scenario, [player.team for player in self.trainer.players], self.trainer.env)
 
     def start(self) -> None:
         """Train until the scenario's steps are done.
@@ -195,6 +195,7 @@ class Run:
         spent = {name: value - self._reported[name] for name, value in self._seconds.items()}
         self._reported = dict(self._seconds)
         between = {
+            "perf/wall_s": time.perf_counter() - self._started,
             "perf/evaluate_s": spent["evaluate"],
             "perf/log_s": spent["log"] + spent["checkpoint"] + spent["figures"],
         }

@@ -15,12 +15,13 @@ from marl_tr.analysis.curves import read_scalars
 from marl_tr.analysis.plots import Curve, learning_curve_figure, save_figure
 from marl_tr.analysis.video import write_video
 from marl_tr.errors import UserError
+from marl_tr.rollout.collector import Team
 from marl_tr.scenario.schema import Scenario
-from marl_tr.trainer.build import Player, build_env
-from marl_tr.trainer.evaluation import Episodes, evaluate_policies, policy_actor, summarise
+from marl_tr.trainer.build import build_env
+from marl_tr.trainer.evaluation import Episodes, policy_actor, summarise
 from marl_tr.trainer.held_out import convention
 
-__all__ = ["REPORT", "attention_pictures", "show_end", "show_evaluation", "show_finished", "write_figures"]
+__all__ = ["REPORT", "attention_pictures", "film", "show_end", "show_evaluation", "show_finished", "write_figures"]
 
 LEARNING_CURVE = "learning_curve.png"
 REPORT = "report.md"
@@ -90,39 +91,53 @@ def show_finished(folder: Path, console: Console) -> None:
 
 def show_evaluation(
     scenario: Scenario,
-    players: Sequence[Player],
     folder: Path,
+    results: Mapping[str, Episodes],
+    references: Mapping[str, Episodes],
     *,
-    episodes: int | None,
-    video: bool,
     step: int,
+    agents: int,
     console: Console,
 ) -> None:
-    """Evaluate loaded policies, print the table, and film one episode where `video`."""
+    """Print the table of an evaluation of step `step`."""
+    console.print(f"{folder}: step {step:,}", markup=False, highlight=False, soft_wrap=True)
+    for line in _table(results, references, scenario, convention(next(iter(results.values())), agents)):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def film(scenario: Scenario, teams: Sequence[Team], folder: Path, step: int) -> Path:
+    """One held-out episode as an MP4, drawn by the environment's ``render()``; the headline's way of acting.
+
+    Raises:
+        UserError: The environment has no ``render()``, or it draws nothing that can be filmed.
+    """
     import torch
 
     settings = scenario.evaluation
-    teams = [player.team for player in players]
-    device = torch.device(scenario.trainer.device)
-    results: dict[str, Episodes] = {
-        policy: evaluate_policies(
+    env: Any = build_env(scenario, num_envs=1, render=True)
+    try:
+        if not hasattr(env, "render"):
+            raise UserError(f"environment {env.spec.id!r} cannot be filmed: it has no render()")
+        act = policy_actor(
             teams,
-            lambda copies: build_env(scenario, num_envs=copies),
-            episodes=episodes or settings.final_episodes,
+            env,
+            mode=settings.policies[0] == "mode",
             seed=settings.seed,
-            mode=policy == "mode",
-            window=settings.window,
-            device=device,
+            device=torch.device(scenario.trainer.device),
         )
-        for policy in settings.policies
-    }
-    agents = sum(len(team.agents) for team in teams)
-    console.print(f"{folder}: step {step:,}", markup=False, highlight=False, soft_wrap=True)
-    for line in _table(results, {}, scenario, convention(next(iter(results.values())), agents)):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    if video:
-        path = _film(scenario, players, folder, step, mode=settings.policies[0] == "mode")
-        console.print(f"video        {path}", markup=False, highlight=False, soft_wrap=True)
+        now = env.reset(settings.seed)
+        frames = [env.render()]
+        while not now.done[0]:
+            now = env.step(act(now))
+            # The step in which an episode ends already shows the next one.
+            if not now.done[0]:
+                frames.append(env.render())
+    finally:
+        env.close()
+    path = folder / "media" / f"episode_step{step}.mp4"
+    path.parent.mkdir(exist_ok=True)
+    write_video(path, np.stack(frames))
+    return path
 
 
 def attention_pictures(maps: Mapping[str, Tensor], agents: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -218,34 +233,4 @@ def _learning_curve(scenario: Scenario, folder: Path, references: Mapping[str, E
         ylabel=f"return ({how})",
     )
     save_figure(figure, path)
-    return path
-
-
-def _film(scenario: Scenario, players: Sequence[Player], folder: Path, step: int, *, mode: bool) -> Path:
-    """One held-out episode as an MP4, drawn by the environment's ``render()``."""
-    import torch
-
-    env: Any = build_env(scenario, num_envs=1, render=True)
-    try:
-        if not hasattr(env, "render"):
-            raise UserError(f"environment {env.spec.id!r} cannot be filmed: it has no render()")
-        act = policy_actor(
-            [player.team for player in players],
-            env,
-            mode=mode,
-            seed=scenario.evaluation.seed,
-            device=torch.device(scenario.trainer.device),
-        )
-        now = env.reset(scenario.evaluation.seed)
-        frames = [env.render()]
-        while not now.done[0]:
-            now = env.step(act(now))
-            # The step in which an episode ends already shows the next one.
-            if not now.done[0]:
-                frames.append(env.render())
-    finally:
-        env.close()
-    path = folder / "media" / f"episode_step{step}.mp4"
-    path.parent.mkdir(exist_ok=True)
-    write_video(path, np.stack(frames))
     return path
