@@ -1,6 +1,6 @@
-"""Makes `learning_examples` importable here."""
+"""Makes `critic_examples` importable here."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "region"))
+sys.path.insert(0, str(Path(__file__).parent))
