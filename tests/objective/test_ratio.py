@@ -127,6 +127,14 @@ def test_masked_decisions_contribute_exactly_nothing(entropy: float) -> None:
         assert all(torch.equal(a, b) for a, b in zip(clean, touched, strict=True))
 
 
+@pytest.mark.parametrize("junk", [math.nan, math.inf, 1e38])
+def test_masked_mean_is_the_mean_of_the_rest_whatever_is_masked(junk: float) -> None:
+    x, mask = torch.randn(3, 5, 4, generator=generator()), torch.rand(3, 5, 4, generator=generator(1)) < 0.6
+    mask[2] = False
+    found = masked_mean(torch.where(mask, x, junk), mask)
+    assert found.tolist() == pytest.approx([float(x[0][mask[0]].mean()), float(x[1][mask[1]].mean()), 0.0])
+
+
 def test_entropy_bonus_is_its_weight_times_the_mean_entropy() -> None:
     policy = make_policy("beta")
     batch = play(policy)
