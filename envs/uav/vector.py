@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,13 +161,13 @@ class DownlinkVectorEnv:
         title = f"slot {first.slot[0]} of {self.config.horizon}"
         return self._view.draw(scene(self.config, state, np.stack(self._track), title=title))
 
-    def media(self, trajectory: Trajectory) -> Mapping[str, Array]:
-        """``tracks``: a picture of the whole episode; ``flight``: a video of at most 101 frames."""
+    def media(self, trajectory: Trajectory) -> Mapping[str, Array | Callable[[], Array]]:
+        """``tracks``: a picture of the whole episode; ``flight``: makes a video of at most 101 frames (seconds)."""
         scenes = flight(self.config, trajectory, group=GROUP)
         stride = math.ceil(len(scenes) / 101)
         return {
             "tracks": TopView(self.config, dpi=120).draw(scenes[-1]),
-            "flight": TopView(self.config).video(scenes[::-stride][::-1]),
+            "flight": lambda: TopView(self.config).video(scenes[::-stride][::-1]),
         }
 
     def close(self) -> None:

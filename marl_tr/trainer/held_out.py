@@ -60,15 +60,25 @@ class HeldOut:
             env.close()
         return results
 
-    def media(self, results: Mapping[str, Episodes]) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
-        """Pictures and videos of the first episode of the headline policy, from the environment's hook."""
+    def media(
+        self, results: Mapping[str, Episodes], *, slow: bool
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+        """Pictures and videos of the first episode of the headline policy, from the environment's hook.
+
+        Args:
+            results: Of `evaluate`.
+            slow: Also those that the environment offers to make on demand.
+        """
         env: Any = self._env
         if not hasattr(env, "media"):
             return {}, {}
         first = next(iter(results.values()))
         images: dict[str, NDArray[Any]] = {}
         videos: dict[str, NDArray[Any]] = {}
-        for name, picture in env.media(first.trajectory).items():
+        for name, offered in env.media(first.trajectory).items():
+            if callable(offered) and not slow:
+                continue
+            picture = offered() if callable(offered) else offered
             (images if picture.ndim == 3 else videos)[f"media/{name}"] = picture
         return images, videos
 

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
 from rich.console import Console
 
 from marl_tr.errors import Diverged, Interrupted, UserError
@@ -103,6 +104,7 @@ class Run:
         self._started = time.perf_counter()
         self._seconds = dict.fromkeys(("start", "evaluate", "log", "checkpoint", "figures"), 0.0)
         self._reported = dict(self._seconds)
+        self._pictures: Mapping[str, NDArray[Any]] = {}
         self._fresh = state is None
         with self._timed("start"):
             if state is not None:
@@ -211,7 +213,10 @@ class Run:
             results = self._held_out.evaluate(episodes)
             scalars = headline(results, self._scenario)
         with self._timed("figures"):
-            images, videos = self._held_out.media(results) if self._scenario.evaluation.media else ({}, {})
+            final, wanted = phase is Phase.FINAL, self._scenario.evaluation.media
+            # The end of a run shows its pictures in any case.
+            images, videos = self._held_out.media(results, slow=final and wanted) if final or wanted else ({}, {})
+            self._pictures = images
         with self._timed("log"):
             self._events.emit(Event(step=self.trainer.step, phase=phase, scalars=scalars, images=images, videos=videos))
         return results
@@ -219,8 +224,9 @@ class Run:
     def _end(self, final: Mapping[str, Episodes], references: Mapping[str, Episodes]) -> None:
         agents = len(self.trainer.env.spec.agents)
         with self._timed("figures"):
-            pictures = self._held_out.media(final)[0]
-            files = write_figures(self._scenario, self._folder, final, references, agents=agents, pictures=pictures)
+            files = write_figures(
+                self._scenario, self._folder, final, references, agents=agents, pictures=self._pictures
+            )
         show_end(
             self._scenario,
             self._folder,

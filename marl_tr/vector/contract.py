@@ -164,8 +164,9 @@ class VectorEnv(Protocol):
 
     Optional hooks, looked up by name:
         ``references() -> Sequence[Reference]``: policies to compare a learned one with, bound to this object.
-        ``media(trajectory: Trajectory) -> Mapping[str, Array]``: pictures (``[H, W, 3]`` uint8) or videos
-        (``[T, H, W, 3]`` uint8) by name.
+        ``media(trajectory: Trajectory) -> Mapping[str, Array | Callable[[], Array]]``: pictures (``[H, W, 3]``
+        uint8) or videos (``[T, H, W, 3]`` uint8) by name. A callable makes what takes long, and is called for the
+        final evaluation only.
         ``render() -> Array``: the first environment now, ``[H, W, 3]`` uint8.
     """
 

@@ -162,6 +162,7 @@ def test_tensorboard_has_pictures_settings_and_a_layout(pictured: tuple[Path, st
     events.Reload()
     # Four iterations, evaluated before the first, after the third and at the end; attention when one is due.
     assert [image.step for image in events.Images("media/tracks")] == [0, 96, 128]
+    assert [image.step for image in events.Images("media/flight")] == [128]
     assert [image.step for image in events.Images("attention/map/layer0")] == [96]
     for tag in ("media/tracks", "attention/map/layer0"):
         picture = imageio.imread(events.Images(tag)[-1].encoded_image_string)

@@ -191,9 +191,10 @@ def test_media_shows_the_tracks_and_the_flight():
     )
     media = env.media(trajectory)
     assert media["tracks"].shape == (720, 960, 3)
-    assert media["flight"].shape == (HORIZON + 1, 480, 640, 3)
-    assert media["flight"].dtype == np.uint8
-    assert all((frame != media["flight"][0]).any() for frame in media["flight"][1:])
+    film = media["flight"]()
+    assert film.shape == (HORIZON + 1, 480, 640, 3)
+    assert film.dtype == np.uint8
+    assert all((frame != film[0]).any() for frame in film[1:])
 
 
 def test_render_shows_the_first_environment():
