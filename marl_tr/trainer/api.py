@@ -18,6 +18,7 @@ from marl_tr.scenario.schema import Scenario
 from marl_tr.trainer.build import build_critic, build_env, build_players
 from marl_tr.trainer.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint, refusing_misfits
 from marl_tr.trainer.held_out import HeldOut
+from marl_tr.trainer.lock import locked
 from marl_tr.trainer.loop import iterations_of
 from marl_tr.trainer.run import CHECKPOINTS, SCENARIO_FILE, Run, is_finished, new_run_folder
 from marl_tr.trainer.showing import film, show_evaluation, show_finished
@@ -34,7 +35,7 @@ def run(scenario: Scenario, *, console: Console | None = None) -> Path:
     """
     torch.set_num_threads(scenario.trainer.threads)
     folder = new_run_folder(scenario)
-    with _stop_request() as stop:
+    with locked(folder, SCENARIO_FILE), _stop_request() as stop:
         Run(scenario, folder, console=console or Console(), stop=stop).start()
     return folder
 
@@ -47,20 +48,19 @@ def resume(folder: Path, *, console: Console | None = None) -> Path:
     Raises:
         UserError: No run, no checkpoint, one of another scenario, or an environment that does not repeat itself;
             nothing on disk is changed.
+        RunInUse: Another process trains it.
         Diverged: See `run`.
         Interrupted: See `run`.
     """
     console = console or Console()
     scenario = _scenario_of(folder)
     torch.set_num_threads(scenario.trainer.threads)
-    path, state = _newest(folder, "start anew with 'marl-tr run'")
-    with _naming(path):
-        finished = is_finished(scenario, folder, state)
-    if finished:
-        show_finished(folder, console)
-        return folder
-    with _stop_request() as stop:
+    with locked(folder, SCENARIO_FILE), _stop_request() as stop:
+        path, state = _newest(folder, "start anew with 'marl-tr run'")
         with _naming(path):
+            if is_finished(scenario, folder, state):
+                show_finished(folder, console)
+                return folder
             run = Run(scenario, folder, console=console, stop=stop, state=state)
         run.start()
     return folder

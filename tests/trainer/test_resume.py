@@ -41,9 +41,9 @@ def test_a_run_killed_at_random_moments_and_resumed_is_the_uninterrupted_run(
     assert until(lambda: bool(list(tmp_path.glob("runs/*/*/checkpoints/*.safetensors"))), command)
     run = the_run(tmp_path)
     for _ in range(3 if name == "uav_gru" else 2):
-        goal = count_lines(run) + int(random.integers(1, 4))
+        goal = count_lines(run) + int(random.integers(1, 3))
         assert until(lambda goal=goal: count_lines(run) >= goal, command)  # type: ignore[misc]
-        command.wait_for(random.uniform(0, 0.05))
+        command.wait_for(random.uniform(0, 0.02))
         command.signal(signal.SIGKILL)
         assert command.wait() == -signal.SIGKILL, command.output()
         command = Command(tmp_path, "resume", str(run))
@@ -248,3 +248,23 @@ def test_a_run_killed_before_its_first_checkpoint_says_so(
     assert main(["resume", str(run)]) == 2
     assert "holds no checkpoint; start anew with 'marl-tr run'" in capsys.readouterr().err
     assert sorted(contents(run)) == ["metrics.jsonl", "scenario.yaml"]
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = SCENARIOS["cartpole"].replace("total_steps: 480", "total_steps: 480000")
+    write_scenario(tmp_path, "", text)
+    command = Command(tmp_path, "run", "scenario.yaml")
+    assert until(lambda: bool(list(tmp_path.glob("runs/*/*/checkpoints/*.safetensors"))), command)
+    run = the_run(tmp_path)
+    assert main(["resume", str(run)]) == 2
+    assert f"{run} is being trained by another process" in capsys.readouterr().err
+    # The other goes on, and the lock of a killed process is nobody's.
+    lines = count_lines(run)
+    assert until(lambda: count_lines(run) > lines, command)
+    command.signal(signal.SIGKILL)
+    assert command.wait() == -signal.SIGKILL
+    command = Command(tmp_path, "resume", str(run))
+    lines = count_lines(run)
+    assert until(lambda: count_lines(run) > lines, command)
+    command.signal(signal.SIGTERM)
+    assert command.wait() == 130, command.output()
