@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
 from marl_tr.agents.gaussian.config import GaussianConfig
-from marl_tr.agents.gaussian.network import ActorNetwork
+from marl_tr.agents.gaussian.network import ActorNetwork, FlatEncoder, ObservationEncoder
 from marl_tr.nn.distributions import ProductLaw
 from marl_tr.nn.heads import ProductHead, make_head
 from marl_tr.policy import Action, Capability, Evaluation, Parameters, PolicyBatch, Rows
@@ -29,6 +28,7 @@ class ExplicitPolicy:
         rows: How agents share parameters.
         generator: Source of the networks' start.
         device: Where the networks live.
+        encoder: Makes the network's `ObservationEncoder`, called as `FlatEncoder` is.
     """
 
     capabilities = frozenset({Capability.LOG_PROB, Capability.KL})
@@ -41,14 +41,17 @@ class ExplicitPolicy:
         rows: Rows,
         generator: torch.Generator,
         device: torch.device,
+        encoder: Callable[..., ObservationEncoder] = FlatEncoder,
     ) -> None:
         self.rows = rows
         self.head = ProductHead({leaf: make_head(space, config.law) for leaf, space in group.action.items()})
         self.recurrent = config.network == "gru"
-        self._leaves = tuple(group.observation)
-        features = sum(int(np.prod(space.shape or ())) for space in group.observation.values())
         self.module = ActorNetwork(
-            config, rows=rows.learners, features=features, head=self.head, generator=generator
+            config,
+            encoder(config, group, rows=rows.learners, generator=generator),
+            rows=rows.learners,
+            head=self.head,
+            generator=generator,
         ).to(device)
         self._device = device
 
@@ -67,9 +70,10 @@ class ExplicitPolicy:
         mode: bool = False,
     ) -> Action:
         """See `marl_tr.policy.Policy`; the caller has already zeroed the memory of new episodes."""
-        features = self._features(observation).unsqueeze(1)
-        starts = torch.zeros(features.shape[:-1], dtype=torch.bool, device=features.device)
-        outputs, extra, memory = self.module(features, memory, starts)
+        now = {leaf: x.unsqueeze(1) for leaf, x in observation.items()}
+        first = next(iter(now.values()))
+        starts = torch.zeros(first.shape[:3], dtype=torch.bool, device=first.device)
+        outputs, extra, memory = self.module(now, memory, starts)
         law = self.head.law(outputs, extra)
         raw = law.mode() if mode else law.sample(generator)
         record = {leaf: x[:, 0] for leaf, x in raw.items()}
@@ -94,11 +98,8 @@ class ExplicitPolicy:
         return law.fisher_product(tangents)
 
     def observe(self, observation: Mapping[str, Tensor], mask: Tensor) -> None:
-        """Move the input statistics and rewrite the first layer so that the law stays."""
-        normaliser = self.module.normaliser
-        if normaliser is not None:
-            normaliser.update(self._features(observation), mask)
-            normaliser.apply_update(self.module.body.first)
+        """Move the input statistics and rewrite the first layers so that the law stays."""
+        self.module.encoder.observe(observation, mask)
 
     def diagnostics(self) -> dict[str, float]:
         """Mean standard deviation of the Gaussian leaves, where there are any."""
@@ -114,13 +115,9 @@ class ExplicitPolicy:
         """Restore `state_dict`."""
         self.module.load_state_dict(state["module"])
 
-    def _features(self, observation: Mapping[str, Tensor]) -> Tensor:
-        parts = [observation[leaf] for leaf in self._leaves]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-
     def _law(self, parameters: Parameters, batch: PolicyBatch) -> ProductLaw:
-        features = self._features(batch.observation)
-        outputs, extra, _ = functional_call(self.module, parameters, (features, batch.memory, batch.starts))
+        arguments = (batch.observation, batch.memory, batch.starts)
+        outputs, extra, _ = functional_call(self.module, parameters, arguments)
         return self.head.law(outputs, extra)
 
 

@@ -1,7 +1,11 @@
-"""The actors' network: hidden layers, perhaps a GRU cell, and a linear head, stacked over learners."""
+"""The actors' network: an encoder of the observation, perhaps a GRU cell, and a linear head, stacked over learners."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -9,17 +13,75 @@ from marl_tr.agents.gaussian.config import GaussianConfig
 from marl_tr.nn.heads import ProductHead
 from marl_tr.nn.normaliser import InputNormaliser
 from marl_tr.nn.stacked import StackedGRUCell, StackedLinear, StackedMLP
+from marl_tr.vector.contract import GroupSpec
 
-__all__ = ["ActorNetwork"]
+__all__ = ["ActorNetwork", "FlatEncoder", "ObservationEncoder"]
+
+
+class ObservationEncoder(Protocol):
+    """From observations to features; an `nn.Module`.
+
+    Attributes:
+        width: Features it gives.
+    """
+
+    width: int
+
+    def __call__(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """``{leaf: [L, T, N, ...]}`` to ``[L, T, N, width]``."""
+        ...
+
+    def observe(self, observation: Mapping[str, Tensor], mask: Tensor) -> None:
+        """Take ``{leaf: [T, E, A, ...]}`` where `mask` into the input statistics; outputs must not change."""
+        ...
+
+
+class FlatEncoder(nn.Module):
+    """All leaves side by side through an MLP.
+
+    Args:
+        config: Widths, activation, input statistics.
+        group: The observation's leaves.
+        rows: Learners ``L``.
+        generator: Source of the start.
+    """
+
+    def __init__(self, config: GaussianConfig, group: GroupSpec, *, rows: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self._ranks = {leaf: len(space.shape or ()) for leaf, space in group.observation.items()}
+        features = sum(int(np.prod(space.shape or ())) for space in group.observation.values())
+        self.width = config.hidden[-1]
+        self.normaliser = InputNormaliser(features) if config.normalise_observation else None
+        self.body = StackedMLP(
+            rows, [features, *config.hidden], config.activation, generator=generator, activate_last=True
+        )
+
+    def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """See `ObservationEncoder`."""
+        x = self._beside(observation)
+        features: Tensor = self.body(x if self.normaliser is None else self.normaliser(x))
+        return features
+
+    def observe(self, observation: Mapping[str, Tensor], mask: Tensor) -> None:
+        """See `ObservationEncoder`."""
+        if self.normaliser is not None:
+            self.normaliser.update(self._beside(observation), mask)
+            self.normaliser.apply_update(self.body.first)
+
+    def _beside(self, observation: Mapping[str, Tensor]) -> Tensor:
+        parts = [
+            observation[leaf].flatten(-rank) if rank > 1 else observation[leaf] for leaf, rank in self._ranks.items()
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 class ActorNetwork(nn.Module):
-    """``[L, T, N, D]`` observations to ``[L, T, N, size]`` outputs of the action head.
+    """``{leaf: [L, T, N, ...]}`` observations to ``[L, T, N, size]`` outputs of the action head.
 
     Args:
-        config: Widths, activation, recurrence.
+        config: Recurrence and start.
+        encoder: An `ObservationEncoder`.
         rows: Learners ``L``.
-        features: ``D``.
         head: Says how many outputs and state-independent parameters are needed.
         generator: Source of the start.
 
@@ -30,18 +92,15 @@ class ActorNetwork(nn.Module):
     def __init__(
         self,
         config: GaussianConfig,
+        encoder: ObservationEncoder,
         *,
         rows: int,
-        features: int,
         head: ProductHead,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.normaliser = InputNormaliser(features) if config.normalise_observation else None
-        self.body = StackedMLP(
-            rows, [features, *config.hidden], config.activation, generator=generator, activate_last=True
-        )
-        width = config.hidden[-1]
+        self.encoder = encoder
+        width = encoder.width
         self.cell = StackedGRUCell(rows, width, width, generator=generator) if config.network == "gru" else None
         self.head = StackedLinear(rows, width, head.size, generator=generator, gain=config.head_gain)
         self.extra = (
@@ -49,10 +108,10 @@ class ActorNetwork(nn.Module):
         )
 
     def forward(
-        self, observation: Tensor, memory: Tensor | None, starts: Tensor
+        self, observation: Mapping[str, Tensor], memory: Tensor | None, starts: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Outputs ``[L, T, N, size]``, the state-independent parameters, and the last memory ``[L, N, H]``."""
-        x = self.body(observation if self.normaliser is None else self.normaliser(observation))
+        x = self.encoder(observation)
         if self.cell is not None:
             assert memory is not None
             x, memory = self.cell.sequence(x, memory, starts)

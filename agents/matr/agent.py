@@ -11,7 +11,9 @@ from __future__ import annotations
 import torch
 
 from marl_tr.agents.gaussian.agent import ExplicitPolicy
+from marl_tr.agents.gaussian.network import FlatEncoder
 from marl_tr.agents.matr.config import MatrConfig
+from marl_tr.agents.matr.encoder import EntityEncoder
 from marl_tr.policy import Rows
 from marl_tr.vector.contract import GroupSpec
 
@@ -22,4 +24,5 @@ def make(
     config: MatrConfig, group: GroupSpec, *, rows: Rows, generator: torch.Generator, device: torch.device
 ) -> ExplicitPolicy:
     """The registered factory of agent kind ``matr``."""
-    return ExplicitPolicy(config, group, rows=rows, generator=generator, device=device)
+    encoder = EntityEncoder if config.encoder == "entities" else FlatEncoder
+    return ExplicitPolicy(config, group, rows=rows, generator=generator, device=device, encoder=encoder)

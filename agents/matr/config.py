@@ -19,6 +19,21 @@ class MatrConfig(GaussianConfig):
     hidden: list[int] = Field(default=[128], min_length=1, description="Widths of the hidden layers.")
     activation: Literal["tanh", "relu"] = Field(default="relu", description="Between the hidden layers.")
     law: Literal["gaussian", "beta"] = Field(default="beta", description="Law of a Box action.")
+    encoder: Literal["flat", "entities"] = Field(
+        default="flat",
+        description="'flat': the observation side by side; 'entities': attention from the agent to tables of entities "
+        "([n, F] observation leaves; a row of zeros is not seen).",
+    )
+    entity_width: int = Field(default=64, ge=4, le=4096, description="Features of an embedded entity.")
+    entity_heads: int = Field(default=4, ge=1, le=64, description="Heads of that attention; divides `entity_width`.")
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.entity_width % self.entity_heads:
+            raise ValueError(
+                f"entity_heads must divide entity_width: {self.entity_heads} do not divide {self.entity_width}"
+            )
+        return self
 
 
 class GraphRecurrentConfig(CriticConfig):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from marl_tr.agents.matr.config import GraphRecurrentConfig
-from marl_tr.critic.critic import Encoding
+from marl_tr.critic.critic import VALUE_GAIN, Encoding
 from marl_tr.critic.inputs import CriticInputs
 from marl_tr.nn.graph import DenseGraphAttention, SparseGraphAttention, attention_entropy
 from marl_tr.nn.heads import ProductHead, make_head
@@ -107,7 +107,7 @@ class _GraphRecurrentNetwork(nn.Module):
         joined = width * (config.layers + 1)
         self.cell = StackedGRUCell(1, joined, width, generator=generator) if config.recurrent else None
         self.linear = None if config.recurrent else StackedLinear(1, joined, width, generator=generator)
-        self.value = StackedMLP(1, [2 * width, width, 1], "relu", generator=generator, last_gain=1.0)
+        self.value = StackedMLP(1, [2 * width, width, 1], "relu", generator=generator, last_gain=VALUE_GAIN)
         self.register_buffer("identity", torch.eye(agents), persistent=False)
 
     def forward(self, inputs: CriticInputs, adjacency: Tensor) -> tuple[Tensor, Tensor | None, list[Tensor]]:

@@ -63,6 +63,11 @@ class DownlinkConfig(Strict):
     w_energy: float = Field(default=0.0, ge=0, description="Weight of propulsion power over hover power.")
     comm_power_w: float = Field(default=5.0, ge=0, description="Power of a UAV's radio electronics, in W.")
 
+    observation: Literal["flat", "entities"] = Field(
+        default="flat",
+        description="'flat': one vector; 'entities': own features, and a table each of the other UAVs and of the "
+        "users, for encoders whose answer must not depend on their order.",
+    )
     comm_range_m: float | None = Field(
         default=None,
         gt=0,

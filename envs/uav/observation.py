@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.simulator import Simulator
 
-__all__ = ["OWN", "PER_OTHER", "PER_USER", "observation_size", "observe", "state_shapes", "write_state"]
+__all__ = [
+    "OWN",
+    "PER_OTHER",
+    "PER_USER",
+    "observation_shapes",
+    "observation_size",
+    "observe",
+    "split_observation",
+    "state_shapes",
+    "write_state",
+]
 
 Array = NDArray[Any]
 
@@ -36,6 +46,27 @@ _LEVEL_FLOOR = 1e-3
 def observation_size(config: DownlinkConfig) -> int:
     """Features of one UAV's observation."""
     return OWN + (config.num_uavs - 1) * PER_OTHER + config.num_users * PER_USER
+
+
+def observation_shapes(config: DownlinkConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of each leaf of one UAV's observation: ``observation`` alone, or ``own``, ``others`` and ``users``."""
+    if config.observation == "flat":
+        return {"observation": (observation_size(config),)}
+    shapes: dict[str, tuple[int, ...]] = {"own": (OWN,)}
+    if config.num_uavs > 1:
+        shapes["others"] = (config.num_uavs - 1, PER_OTHER)
+    return {**shapes, "users": (config.num_users, PER_USER)}
+
+
+def split_observation(config: DownlinkConfig, flat: Array) -> dict[str, Array]:
+    """The leaves of `observation_shapes` as views of flat observations ``[..., D]``."""
+    leaves: dict[str, Array] = {}
+    start = 0
+    for name, shape in observation_shapes(config).items():
+        stop = start + int(np.prod(shape))
+        leaves[name] = flat[..., start:stop].reshape(*flat.shape[:-1], *shape)
+        start = stop
+    return leaves
 
 
 def state_shapes(config: DownlinkConfig) -> dict[str, tuple[int, ...]]:

@@ -11,7 +11,14 @@ from pettingzoo import AECEnv, ParallelEnv
 from pettingzoo.utils import parallel_to_aec
 
 from marl_tr.envs.uav.config import DownlinkConfig
-from marl_tr.envs.uav.observation import observation_size, observe, state_shapes, write_state
+from marl_tr.envs.uav.observation import (
+    observation_shapes,
+    observation_size,
+    observe,
+    split_observation,
+    state_shapes,
+    write_state,
+)
 from marl_tr.envs.uav.render import TopView, scene
 from marl_tr.envs.uav.simulator import Outcome, Simulator
 
@@ -72,7 +79,11 @@ class DownlinkParallelEnv(ParallelEnv):  # type: ignore[misc]
         self._sim = Simulator(self.config, 1)
         self._size = observation_size(self.config)
         self._state_shapes = state_shapes(self.config)
-        seen = spaces.Box(-np.inf, np.inf, (self._size,), np.float32)
+        boxes: dict[str, spaces.Space[Any]] = {
+            name: spaces.Box(-np.inf, np.inf, shape, np.float32)
+            for name, shape in observation_shapes(self.config).items()
+        }
+        seen: spaces.Space[Any] = spaces.Dict(boxes) if len(boxes) > 1 else boxes["observation"]
         self.observation_spaces = dict.fromkeys(self.possible_agents, seen)
         # One space an agent: a space that is sampled or seeded for one agent must not change another's draws.
         self.action_spaces = {agent: spaces.Box(-1.0, 1.0, (3,), np.float32) for agent in self.possible_agents}
@@ -92,7 +103,7 @@ class DownlinkParallelEnv(ParallelEnv):  # type: ignore[misc]
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Array], dict[str, dict[str, Any]]]:
+    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         """Begin an episode.
 
         Args:
@@ -116,7 +127,7 @@ class DownlinkParallelEnv(ParallelEnv):  # type: ignore[misc]
 
     def step(
         self, actions: dict[str, Any]
-    ) -> tuple[dict[str, Array], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
+    ) -> tuple[dict[str, Any], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
         """Fly one slot; after `horizon` slots every agent is truncated, never terminated.
 
         Raises:
@@ -172,10 +183,12 @@ class DownlinkParallelEnv(ParallelEnv):  # type: ignore[misc]
             raise ValueError(f"every action has three numbers; got shape {stacked.shape[1:]}")
         return stacked
 
-    def _observations(self) -> dict[str, Array]:
+    def _observations(self) -> dict[str, Any]:
         out = np.empty((1, len(self.agents), self._size), np.float32)
         observe(self._sim, out)
-        return dict(zip(self.agents, out[0], strict=True))
+        if self.config.observation == "flat":
+            return dict(zip(self.agents, out[0], strict=True))
+        return {agent: split_observation(self.config, row) for agent, row in zip(self.agents, out[0], strict=True)}
 
     def _leaves(self) -> dict[str, Array]:
         leaves = {name: np.empty((1, *shape), np.float32) for name, shape in self._state_shapes.items()}

@@ -12,7 +12,14 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from marl_tr.envs.uav.config import DownlinkConfig
-from marl_tr.envs.uav.observation import observation_size, observe, state_shapes, write_state
+from marl_tr.envs.uav.observation import (
+    observation_shapes,
+    observation_size,
+    observe,
+    split_observation,
+    state_shapes,
+    write_state,
+)
 from marl_tr.envs.uav.references import GROUP, references
 from marl_tr.envs.uav.render import TopView, flight, scene
 from marl_tr.envs.uav.simulator import Outcome, Simulator
@@ -68,7 +75,10 @@ class DownlinkVectorEnv:
         group = GroupSpec(
             name=GROUP,
             agents=config.agents,
-            observation={"observation": spaces.Box(-np.inf, np.inf, (self._size,), np.float32)},
+            observation={
+                name: spaces.Box(-np.inf, np.inf, shape, np.float32)
+                for name, shape in observation_shapes(config).items()
+            },
             action={"action": spaces.Box(-1.0, 1.0, (3,), np.float32)},
         )
         self.spec = EnvSpec(
@@ -92,7 +102,7 @@ class DownlinkVectorEnv:
             _write(block, out, rows)
         self._record()
         reward = np.zeros((self.spec.num_envs, self.config.num_uavs), np.float32)
-        return _assemble(out, reward, np.zeros(self.spec.num_envs, bool))
+        return self._assemble(out, reward, np.zeros(self.spec.num_envs, bool))
 
     def step(self, actions: Actions) -> Step:
         """Fly one slot in every environment; episodes end together with their last slot's step.
@@ -121,9 +131,9 @@ class DownlinkVectorEnv:
                 block.next_episode(np.flatnonzero(ended[rows]))
             _write(block, out, rows)
         self._record()
-        step = _assemble(out, reward, ended)
+        step = self._assemble(out, reward, ended)
         if final is not None:
-            step.groups[GROUP].final_observation = {"observation": final.observation}
+            step.groups[GROUP].final_observation = split_observation(self.config, final.observation)
             step.final_state = final.state
         names = outcomes[0].metrics
         step.metrics = {name: np.concatenate([outcome.metrics[name] for outcome in outcomes]) for name in names}
@@ -188,6 +198,18 @@ class DownlinkVectorEnv:
             state={name: np.empty((envs, *space.shape), np.float32) for name, space in self._state_spaces.items()},
         )
 
+    def _assemble(self, out: _Output, reward: Array, ended: Array) -> Step:
+        shape = reward.shape
+        group = GroupStep(
+            observation=split_observation(self.config, out.observation),
+            reward=reward,
+            terminated=np.zeros(shape, bool),
+            truncated=np.repeat(ended[:, None], shape[1], axis=1),
+            alive=np.ones(shape, bool),
+            acting=np.ones(shape, bool),
+        )
+        return Step(groups={GROUP: group}, done=ended, state=out.state)
+
 
 @dataclass(frozen=True)
 class _Output:
@@ -198,16 +220,3 @@ class _Output:
 def _write(block: Simulator, out: _Output, rows: slice) -> None:
     observe(block, out.observation[rows])
     write_state(block, {name: array[rows] for name, array in out.state.items()})
-
-
-def _assemble(out: _Output, reward: Array, ended: Array) -> Step:
-    shape = reward.shape
-    group = GroupStep(
-        observation={"observation": out.observation},
-        reward=reward,
-        terminated=np.zeros(shape, bool),
-        truncated=np.repeat(ended[:, None], shape[1], axis=1),
-        alive=np.ones(shape, bool),
-        acting=np.ones(shape, bool),
-    )
-    return Step(groups={GROUP: group}, done=ended, state=out.state)

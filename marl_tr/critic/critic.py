@@ -16,7 +16,11 @@ from marl_tr.nn.normaliser import ValueNormaliser
 from marl_tr.nn.stacked import StackedLinear
 from marl_tr.rollout.container import Rollout
 
-__all__ = ["Critic", "Encoder", "Encoding", "Values"]
+__all__ = ["VALUE_GAIN", "Critic", "Encoder", "Encoding", "Values"]
+
+VALUE_GAIN = 0.01
+"""Orthogonal gain of value heads at the start: values begin near zero whatever the rewards' unit. (From gain 1,
+changes of unit preserve start values of order one, which small rewards then take hundreds of fits to unlearn.)"""
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ class Critic:
         self.encoder = encoder
         self.generator = generator
         self._fit = make_fit(config.fit, encoder)
-        self._normaliser = ValueNormaliser(1) if config.normalise_value else None
+        device = encoder.value_layers[0].weight.device
+        self._normaliser = ValueNormaliser(1).to(device) if config.normalise_value else None
         self._memory = encoder.initial_memory(environments)
 
     @torch.no_grad()
@@ -137,7 +142,8 @@ class Critic:
         self._fit.load_state_dict(state["fit"])
         if self._normaliser is not None:
             self._normaliser.load_state_dict(state["normaliser"])
-        self._memory = state["memory"]
+        memory = state["memory"]
+        self._memory = None if memory is None else memory.to(self.encoder.value_layers[0].weight.device)
         self.generator.set_state(state["generator"])
 
     def _normalise(self, x: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ class CriticInputs:
 def rollout_inputs(rollout: Rollout, memory: Tensor | None) -> CriticInputs:
     """The critic's view of a rollout; `memory` ``[E, A, H]`` is what it remembers at the first step."""
     return CriticInputs(
-        observation={name: _beside(g.observation) * g.alive.unsqueeze(-1) for name, g in rollout.groups.items()},
+        observation={name: _beside(g.observation, 3) * g.alive.unsqueeze(-1) for name, g in rollout.groups.items()},
         previous_action={name: g.previous_action for name, g in rollout.groups.items()},
         state={name: x.float() for name, x in rollout.state.items()},
         starts=rollout.starts,
@@ -96,7 +96,7 @@ def bootstrap_inputs(rollout: Rollout, memories: Tensor | None) -> CriticInputs:
     """
     cut = rollout.bootstrap
     return CriticInputs(
-        observation={name: _beside(leaves).unsqueeze(0) for name, leaves in cut.observation.items()},
+        observation={name: _beside(leaves, 2).unsqueeze(0) for name, leaves in cut.observation.items()},
         previous_action={name: g.action[cut.time, cut.env].unsqueeze(0) for name, g in rollout.groups.items()},
         state={name: x.float().unsqueeze(0) for name, x in cut.state.items()},
         starts=torch.zeros(1, len(cut.time), dtype=torch.bool, device=cut.time.device),
@@ -111,6 +111,7 @@ def cut_windows(x: Tensor, length: int) -> Tensor:
     return windows.transpose(0, 1).flatten(1, 2)
 
 
-def _beside(leaves: Mapping[str, Tensor]) -> Tensor:
-    parts = [x.float() for x in leaves.values()]
+def _beside(leaves: Mapping[str, Tensor], lead: int) -> Tensor:
+    """All leaves ``[T, E, A, ...]`` (or ``[M, A, ...]``) flat and side by side."""
+    parts = [x.float().flatten(lead) if x.dim() > lead + 1 else x.float() for x in leaves.values()]
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)

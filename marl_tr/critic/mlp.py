@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from marl_tr.critic.config import MlpCriticConfig
-from marl_tr.critic.critic import Encoding
+from marl_tr.critic.critic import VALUE_GAIN, Encoding
 from marl_tr.critic.inputs import CriticInputs
 from marl_tr.nn.normaliser import InputNormaliser
 from marl_tr.nn.stacked import StackedLinear, StackedMLP
@@ -45,7 +45,7 @@ class MlpEncoder:
             )
             sizes = {"all": (features, len(spec.agents))}
         networks = {
-            name: StackedMLP(1, [width, *config.hidden, out], "tanh", generator=generator, last_gain=1.0)
+            name: StackedMLP(1, [width, *config.hidden, out], "tanh", generator=generator, last_gain=VALUE_GAIN)
             for name, (width, out) in sizes.items()
         }
         self.module: nn.Module = _Networks(networks, normalise=config.normalise_observation)

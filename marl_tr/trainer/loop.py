@@ -177,10 +177,9 @@ class Trainer:
         """GAE over all agents ``[T, E, A]``; one joint value where the reward is shared (specification 2.1)."""
         value, next_value = values.value, values.next_value
         if self.scenario.env.reward != "own":
-            alive = _all(rollout, "alive").to(value.dtype)
-            count = alive.sum(-1, keepdim=True).clamp_min(1)
-            value = ((value * alive).sum(-1, keepdim=True) / count).expand_as(value)
-            next_value = ((next_value * alive).sum(-1, keepdim=True) / count).expand_as(next_value)
+            alive = _all(rollout, "alive")
+            value = _team_mean(value, alive)
+            next_value = _team_mean(next_value, alive & ~_all(rollout, "terminated"))
         return generalised_advantage(
             reward=_all(rollout, "reward"),
             value=value,
@@ -308,6 +307,13 @@ def _region_scalars(report: UpdateReport) -> dict[str, float]:
         "cg_residual": report.cg_residual,
     }
     return {f"region/{key}/{report.learner}": value for key, value in values.items() if value is not None}
+
+
+def _team_mean(value: Tensor, alive: Tensor) -> Tensor:
+    """``[T, E, A]``: the mean over the living in every place; zero where nobody lives."""
+    weight = alive.to(value.dtype)
+    mean = (value * weight).sum(-1, keepdim=True) / weight.sum(-1, keepdim=True).clamp_min(1)
+    return mean.expand_as(value)
 
 
 def _all(rollout: Rollout, name: str) -> Tensor:
