@@ -5,8 +5,8 @@
 # make schema the JSON Schema of scenarios, after a settings model has changed
 #
 # Everything is installed into $(VENV), once; say VENV=path to use an environment of your own, PYTHON=python3.12 to
-# choose the interpreter that makes it, and PIP_FLAGS for pip, for example where PyPI's torch would bring CUDA along:
-#   make demo PIP_FLAGS='--extra-index-url https://download.pytorch.org/whl/cpu'
+# choose the interpreter that makes it, and PIP_FLAGS for pip, for example another index for torch's CPU build:
+#   make demo PIP_FLAGS='--extra-index-url URL'
 
 PYTHON ?= python3
 VENV ?= .venv
