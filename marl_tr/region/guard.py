@@ -104,9 +104,9 @@ class Guard:
         hard_bound = region.bound if region.guarantee == "hard" else None
         if reason:
             outcome = "rejected"
-        elif not _finite(new, measured):
+        elif not all(bool(torch.isfinite(p).all()) for p in new.values()):
             outcome, reason = "rejected", "the candidate is not finite"
-        elif hard_bound is not None and proposed > hard_bound:
+        elif hard_bound is not None and not proposed <= hard_bound:
             found = self._interpolate(turn, old, new, hard_bound, proposed)
             if found is None:
                 outcome, reason = (
@@ -116,6 +116,8 @@ class Guard:
             else:
                 outcome, reason = "interpolated", f"divergence {proposed:.3g} exceeded the bound"
                 new, measured, tries = found
+        elif not _finite(new, measured):
+            outcome, reason = "rejected", "what the candidate does is not finite"
         if outcome == "rejected":
             measured = turn.measure(old)
         else:

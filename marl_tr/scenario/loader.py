@@ -7,6 +7,7 @@ fields of each part (and ``env.config``) with the model that its registry entry 
 from __future__ import annotations
 
 import copy
+import difflib
 import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -118,6 +119,9 @@ def _apply_preset(document: Document) -> None:
         return
     message = f"no preset {preset!r}{did_you_mean(preset, PRESETS)} (presets: {', '.join(PRESETS)})"
     document.problems.append(document.problem(("preset",), message))
+    # Sections that the preset would have filled in are no problems of their own.
+    nearest = difflib.get_close_matches(preset, PRESETS, n=1) or list(PRESETS)
+    document.data = fill_in(document.data, nearest[0])
 
 
 def _assemble(document: Document, checked: Validated) -> Scenario:

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 
-from marl_tr.scenario import load_scenario
+from marl_tr.scenario import ScenarioError, load_scenario
 from marl_tr.scenario.presets import PRESETS, fill_in
 
 MINIMAL = {
@@ -85,3 +85,17 @@ def test_an_unknown_preset_is_answered_with_the_nearest() -> None:
 def test_a_null_section_stays_the_users_decision() -> None:
     with pytest.raises(Exception, match="needs gradient steps"):
         load_scenario(MINIMAL | {"preset": "mappo", "optimizer": None})
+
+
+def test_a_misspelt_preset_is_the_only_problem() -> None:
+    scenario = {
+        "name": "x",
+        "preset": "happpo",
+        "env": {"id": "uav/downlink-v0"},
+        "agents": {"kind": "gaussian"},
+        "trainer": {"total_steps": 1000},
+    }
+    with pytest.raises(ScenarioError) as caught:
+        load_scenario(scenario)
+    assert [problem.path for problem in caught.value.problems] == ["preset"]
+    assert "did you mean 'happo'?" in str(caught.value)
