@@ -197,7 +197,7 @@ class Run:
         spent = {name: value - self._reported[name] for name, value in self._seconds.items()}
         self._reported = dict(self._seconds)
         between = {
-            "perf/wall_s": time.perf_counter() - self._started,
+            "perf/wall_clock": time.perf_counter() - self._started,
             "perf/evaluate_s": spent["evaluate"],
             "perf/log_s": spent["log"] + spent["checkpoint"] + spent["figures"],
         }
