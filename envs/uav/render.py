@@ -237,7 +237,8 @@ class TopView:
         square = float(np.square(rates).sum())
         jain = float(rates.sum()) ** 2 / (len(rates) * square) if square > 0 else 0.0
         self._totals.set_text(
-            f"sum rate   {rates.sum():.2f} Mb/s\n"
+            "users' rates, Mb/s\n"
+            f"sum   {rates.sum():.2f}\n"
             f"mean ± std   {rates.mean():.2f} ± {rates.std():.2f}\n"
             f"5th percentile   {np.percentile(rates, 5):.2f}\n"
             f"Jain's index   {jain:.2f}"

@@ -84,7 +84,8 @@ def learning_curve_figure(
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     if len(curves) > 1 or curves[0].low is not None:
-        axes.legend(frameon=False, loc="best", fontsize=9)
+        # Below: over the axes it would cover curves, or reference lines would strike it through.
+        figure.legend(frameon=False, loc="outside lower left", ncols=2, fontsize=9)
     return figure
 
 

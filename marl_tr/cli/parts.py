@@ -46,39 +46,54 @@ def schedules(name: Name = None) -> None:
 
 def _show(kind: str, name: str | None) -> None:
     if name is None:
-        rows = [(known, entry.summary) for known, entry in registry.names(kind).items()]
-        print_table(("name", "what it is"), rows)
+        print_table(("name", "what it is"), [(known, entry.summary) for known, entry in registry.names(kind).items()])
         return
     entry = registry.find(kind, name)
     model = entry.load_config()
-    rows3 = _arguments(entry) if model is None else _fields(model)
-    if rows3:
-        print_table(("setting", "default", "meaning"), rows3)
+    rows = _arguments(entry) if model is None else _fields(model)
+    if rows:
+        print_table(("setting", "default", "allowed", "meaning"), rows)
+    elif model is None and _hides_arguments(entry):
+        print(f"{name} takes keyword arguments that its factory does not name; see its own documentation")
     else:
         print(f"{name} has no settings")
 
 
-def _fields(model: Any) -> list[tuple[str, str, str]]:
+def _fields(model: Any, prefix: str = "") -> list[tuple[str, str, str, str]]:
+    """A row a setting; below one that is a mapping by default, the settings of that mapping."""
+    from marl_tr.cli.fields import allowed
+
     rows = []
     for name, field in model.model_fields.items():
-        default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
-        rows.append((name, default, field.description or ""))
+        default = "required" if field.is_required() else field.get_default(call_default_factory=True)
+        nested = hasattr(type(default), "model_fields")
+        shown = "" if nested else default if field.is_required() else _shown(default)
+        rows.append((prefix + name, shown, allowed(field), field.description or ""))
+        if nested:
+            rows += _fields(type(default), f"{prefix}{name}.")
     return rows
 
 
-def _arguments(entry: registry.Entry) -> list[tuple[str, str, str]]:
+def _arguments(entry: registry.Entry) -> list[tuple[str, str, str, str]]:
     """Name and default of the factory's arguments, where there is no model."""
+    return [
+        (p.name, "required" if p.default is p.empty else _shown(p.default), "", "")
+        for p in _parameters(entry)
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+
+
+def _hides_arguments(entry: registry.Entry) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in _parameters(entry))
+
+
+def _parameters(entry: registry.Entry) -> list[Any]:
     import inspect
 
     try:
-        parameters = inspect.signature(entry.load()).parameters.values()
+        return list(inspect.signature(entry.load()).parameters.values())
     except (TypeError, ValueError):
         return []
-    return [
-        (p.name, "required" if p.default is p.empty else _shown(p.default), "")
-        for p in parameters
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]
 
 
 def _shown(value: Any) -> str:

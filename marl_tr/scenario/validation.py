@@ -168,8 +168,18 @@ def _translate(model: type[Any], data: Any, item: Any, also: tuple[str, ...]) ->
     return tuple(path), False, _message(item, here)
 
 
+_PATTERNS = {
+    r"^[A-Za-z0-9][A-Za-z0-9_.-]*$": "must be letters, digits, '_', '.' and '-', beginning with a letter or digit",
+    r"^(cpu|cuda(:\d+)?)$": "must be 'cpu', 'cuda' or 'cuda:<number>'",
+}
+"""What this package's regular expressions ask for, in words."""
+
+
 def _message(item: Any, value: Any) -> str:
     message: str = item["msg"]
+    if item["type"] == "string_pattern_mismatch":
+        pattern = item["ctx"]["pattern"]
+        message = _PATTERNS.get(pattern, f"must match the pattern '{pattern}'")
     message = message.removeprefix("Value error, ").replace("Input should be", "must be").replace("Input must", "must")
     message = message.replace("a valid integer", "a whole number").replace("a valid dictionary", "a mapping")
     message = message.replace("an object", "a mapping").replace("a valid array", "a list")

@@ -14,6 +14,7 @@ from marl_tr.vector.check_process import two_processes
 from marl_tr.vector.check_vector import Make, vector_checks
 from marl_tr.vector.contract import VectorEnv
 from marl_tr.vector.copies import call_factory, factory_arguments
+from marl_tr.vector.errors import BadEnvironmentConfig, EnvironmentFault
 from marl_tr.vector.make import make_vector_env
 from marl_tr.vector.report import Check, CheckReport, Finding, Outcome, run_checks
 
@@ -80,6 +81,12 @@ def check_env(id: str, config: Mapping[str, Any] | BaseModel | None = None, *, c
 
 
 def _builds(make: Make) -> Outcome:
-    with contextlib.closing(make(1)) as env:
+    try:
+        env = make(1)
+    except BadEnvironmentConfig:
+        raise
+    except EnvironmentFault as error:
+        return Outcome(False, str(error))  # ours, with the cure in it
+    with contextlib.closing(env):
         groups = ", ".join(f"{len(group.agents)} x {group.name}" for group in env.spec.groups)
     return Outcome(True, f"Agents: {groups}.")

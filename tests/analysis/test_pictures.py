@@ -117,7 +117,9 @@ def test_the_figure_holds_the_curves_bands_and_references() -> None:
     assert places[0] == 0.2, "a label that is alone stands at its line"
     assert np.diff(places).min() > 0.03, "labels do not overlap"
     assert len(axes.collections) == 2
-    assert axes.get_legend() is not None
+    (legend,) = axes.figure.legends
+    axes.figure.draw_without_rendering()
+    assert legend.get_window_extent().y1 < axes.get_window_extent().y0, "the legend covers nothing"
     assert axes.get_ylabel() == "return (mean over agents, 100 steps)"
     low, high = axes.get_ylim()
     assert low < 0.2 < 0.9 < high

@@ -50,7 +50,7 @@ def test_each_kind_is_listed_with_all_its_names(kind: str, capsys: pytest.Captur
     [
         ("regions", "trpo", "bound", "0.01"),
         ("envs", "uav/downlink-v0", "num_uavs", "3"),
-        ("critics", "mlp", "fit", "trust_region"),
+        ("critics", "mlp", "fit.kind", "trust_region"),
         ("envs", "gymnasium/CartPole-v1", "sutton_barto_reward", "false"),
     ],
 )
@@ -59,6 +59,26 @@ def test_one_name_shows_its_settings_with_defaults(
 ) -> None:
     (line,) = [line for line in printed(capsys, kind, name).splitlines() if line.split()[0] == setting]
     assert default in line
+
+
+def test_a_setting_is_shown_with_what_it_may_be(capsys: pytest.CaptureFixture[str]) -> None:
+    uav = printed(capsys, "envs", "uav/downlink-v0")
+    assert "suburban or urban or dense_urban or high_rise" in uav
+    assert "whole number in [1, 64]" in uav
+    assert "number > 0, or empty" in uav
+    critic = printed(capsys, "critics", "mlp")
+    assert "list of whole numbers" in critic
+    assert max(map(len, critic.splitlines())) < 160
+
+
+def test_settings_that_a_factory_hides_are_not_denied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def hides(**config: object) -> None:
+        """Like the factories of PettingZoo."""
+
+    registry.register_env("cli-tests/hides-v0", hides)
+    registry.register_env("cli-tests/none-v0", lambda: None)
+    assert "keyword arguments that its factory does not name" in printed(capsys, "envs", "cli-tests/hides-v0")
+    assert printed(capsys, "envs", "cli-tests/none-v0") == "cli-tests/none-v0 has no settings\n"
 
 
 def test_scenarios_lists_what_ships(capsys: pytest.CaptureFixture[str]) -> None:

@@ -250,3 +250,13 @@ def test_a_scenario_can_be_a_mapping(good: str) -> None:
     assert repr(data) == before
     with pytest.raises(ScenarioError, match=r"scenario: trainer\.total_step: unknown key"):
         load_scenario(data | {"trainer": {"total_steps": 1, "total_step": 1}})
+
+
+def test_what_a_pattern_wants_is_said_in_words(good: str, problems: Load) -> None:
+    (found,) = problems(good.replace("name: good", "name: my run!"))
+    assert (found.path, found.message) == (
+        "name",
+        "must be letters, digits, '_', '.' and '-', beginning with a letter or digit, not 'my run!'",
+    )
+    (found,) = problems(good.replace("total_steps: 100", "total_steps: 100, device: gpu"))
+    assert (found.path, found.message) == ("trainer.device", "must be 'cpu', 'cuda' or 'cuda:<number>', not 'gpu'")

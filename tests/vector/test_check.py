@@ -105,7 +105,8 @@ def test_pettingzoo_tests_that_fail_are_findings():
 def test_what_is_no_environment_is_one_finding():
     report = check_env("vector_examples:np.array", {"object": 1})
     assert [finding.check for finding in report.findings] == ["builds"]
-    assert "NotAnEnvironment" in report.findings[0].message
+    assert "its factory returned numpy.ndarray" in report.findings[0].message
+    assert "by hand" not in report.render(), "the message has its own cure"
 
 
 def test_wrong_names_settings_and_cycles_are_the_callers_mistake():
