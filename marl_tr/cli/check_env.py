@@ -33,7 +33,7 @@ def _config(settings: list[str]) -> dict[str, Any]:
     from marl_tr.scenario.problems import ScenarioError
 
     document = Document("settings", data={})
-    apply_overrides(document, settings)
+    apply_overrides(document, settings, form="key=value")
     if document.problems:
         raise ScenarioError(document.problems)
     config: dict[str, Any] = document.data

@@ -11,20 +11,20 @@ from marl_tr.scenario.problems import Path, Place, Problem, ScenarioError
 __all__ = ["apply_overrides"]
 
 
-def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
+def apply_overrides(document: Document, overrides: Sequence[str], *, form: str = "section.key=value") -> None:
     """Set each override in `document`, in order; what is wrong with their form goes to ``document.problems``.
 
     A value is YAML (``env.num_envs=128``, ``agents.hidden=[64, 64]``). Sections that the file leaves out are
     made; whether a key exists at all is for the models to say, so that a misspelt override gets the same
     answer, with the same suggestion, as a misspelt line of the file. ``agents.kind`` means ``agents.0.kind``
-    where there is one entry.
+    where there is one entry. `form` is what an override that is none is told to look like.
     """
     for number, override in enumerate(overrides, start=1):
         file = f"override {number}"
         key, equals, text = override.partition("=")
         names = key.strip().split(".")
         if not equals or not all(names):
-            message = "is not of the form section.key=value"
+            message = f"is not of the form {form}"
             document.problems.append(Problem(file, None, 1, "", message, override))
             continue
         try:

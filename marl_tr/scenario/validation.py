@@ -170,7 +170,6 @@ def _translate(model: type[Any], data: Any, item: Any, also: tuple[str, ...]) ->
 
 _PATTERNS = {
     r"^[A-Za-z0-9][A-Za-z0-9_.-]*$": "must be letters, digits, '_', '.' and '-', beginning with a letter or digit",
-    r"^(cpu|cuda(:\d+)?)$": "must be 'cpu', 'cuda' or 'cuda:<number>'",
 }
 """What this package's regular expressions ask for, in words."""
 

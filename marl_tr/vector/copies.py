@@ -111,12 +111,23 @@ def factory_arguments(entry: Entry, config: Mapping[str, Any] | BaseModel, *, en
         try:
             config = model.model_validate(dict(config))  # type: ignore[attr-defined]
         except ValidationError as error:
-            reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            reasons = "; ".join(_reason(problem, model) for problem in error.errors())
             raise BadEnvironmentConfig(f"environment {env_id!r}: {reasons}") from error
     if isinstance(config, BaseModel):
         # Not model_dump(): nested models stay what the factory's signature says they are.
         return {name: getattr(config, name) for name in type(config).model_fields}
     return dict(config)
+
+
+def _reason(problem: Any, model: Any) -> str:
+    """One of pydantic's complaints; a misspelt setting gets the nearest name."""
+    path = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "missing":
+        return f"{path} is required and missing"
+    if problem["type"] != "extra_forbidden":
+        return f"{path}: {problem['msg'].replace('Input should be', 'must be')}, not {problem['input']!r}"
+    near = difflib.get_close_matches(path, model.model_fields, n=1)
+    return f"no setting {path!r}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
 def call_factory(factory: Any, arguments: Mapping[str, Any], *, env_id: str) -> Any:

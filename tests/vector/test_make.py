@@ -61,7 +61,7 @@ def test_a_model_validates_and_fills_the_settings():
     assert make(Counter, model=CounterConfig).spec.groups[0].observation["observation"].shape == (8,)
     env = make(Counter, model=CounterConfig, config=CounterConfig(limit=2))
     assert env.spec.groups[0].observation["observation"].shape == (3,)
-    with pytest.raises(BadEnvironmentConfig, match="limit: Input should be a valid integer"):
+    with pytest.raises(BadEnvironmentConfig, match="limit: must be a valid integer"):
         make(Counter, model=CounterConfig, config={"limit": "many"})
 
 
