@@ -59,12 +59,12 @@ def observation_shapes(config: DownlinkConfig) -> dict[str, tuple[int, ...]]:
 
 
 def split_observation(config: DownlinkConfig, flat: Array) -> dict[str, Array]:
-    """The leaves of `observation_shapes` as views of flat observations ``[..., D]``."""
+    """The leaves of `observation_shapes`, C-contiguous, from flat observations ``[..., D]``; one leaf is a view."""
     leaves: dict[str, Array] = {}
     start = 0
     for name, shape in observation_shapes(config).items():
         stop = start + int(np.prod(shape))
-        leaves[name] = flat[..., start:stop].reshape(*flat.shape[:-1], *shape)
+        leaves[name] = np.ascontiguousarray(flat[..., start:stop]).reshape(*flat.shape[:-1], *shape)
         start = stop
     return leaves
 

@@ -3,6 +3,7 @@ import pytest
 
 from marl_tr.envs.uav.vector import make
 from marl_tr.registry import find
+from marl_tr.vector.check import check_env
 from marl_tr.vector.contract import Trajectory, VectorEnv
 
 HORIZON = 4
@@ -61,6 +62,12 @@ def test_shapes_are_those_of_the_spec():
     assert all(leaf.dtype == np.float32 and leaf.flags.c_contiguous for leaf in step.state.values())
     assert step.groups["uav"].alive.all()
     assert step.metrics == {}
+
+
+@pytest.mark.parametrize("observation", ["flat", "entities"])
+def test_it_keeps_the_contract_in_both_forms_of_observation(observation):
+    report = check_env("uav/downlink-v0", {"num_users": 3, "horizon": 3, "observation": observation})
+    assert report.passed, report.render()
 
 
 @pytest.mark.parametrize("envs", [1, 63, 64, 65, 1024])
