@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -149,7 +150,8 @@ def resolve(path: str) -> Any:
     """Import ``"module:attribute"``.
 
     Raises:
-        BadTarget: The module or the attribute does not exist, or the module fails to import.
+        BadTarget: The module or the attribute does not exist, or an import in the module fails. Whatever else the
+            module raises is its author's, and goes on with its traceback.
     """
     module_name, _, attribute = path.partition(":")
     if not module_name or not attribute or module_name.startswith("."):
@@ -200,9 +202,10 @@ def _discovered(kind: str) -> Mapping[str, Entry]:
     for point in entry_points(group=f"marl_tr.{kind}"):
         try:
             table = point.load()
-        except (ImportError, AttributeError) as error:
-            # One broken package must not take the others away.
-            message = f"entry point {point.name} = {point.value!r} of {kind} is left out: {error}"
+            _check_table(table)
+        except Exception as error:
+            # One broken package must not take the others away, whatever its import raises.
+            message = f"entry point {point.name} = {point.value!r} of {kind} is left out: {_told(error)}"
             warnings.warn(message, RuntimeWarning, stacklevel=2)
             continue
         for name, entry in table.items():
@@ -213,3 +216,17 @@ def _discovered(kind: str) -> Mapping[str, Entry]:
                 )
             found[name] = entry
     return found
+
+
+def _check_table(table: object) -> None:
+    if not isinstance(table, Mapping) or not all(isinstance(entry, Entry) for entry in table.values()):
+        raise TypeError(f"it leads to a {type(table).__name__}, not to a table {{name: Entry}}")
+
+
+def _told(error: Exception) -> str:
+    """What went wrong while a module was imported, and in which line: its traceback is not shown."""
+    if isinstance(error, ImportError | SyntaxError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"

@@ -128,6 +128,25 @@ def test_two_packages_with_one_name_are_reported_and_not_chosen_from(
     sys.modules.pop("clash_module", None)
 
 
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("raise RuntimeError('no licence')\n", r"RuntimeError: no licence \(.*module.py:1\)"),
+        ("REGIONS = (\n", "never closed"),
+        ("REGIONS = 7\n", "leads to a int, not to a table"),
+        ("REGIONS = {'mine': dict}\n", "not to a table {name: Entry}"),
+    ],
+)
+def test_a_package_that_fails_in_another_way_is_left_out_too(
+    source: str, said: str, install: Callable[[str, str, str], None]
+) -> None:
+    name = f"failing{abs(hash(source))}"
+    install(name, source, f"[marl_tr.regions]\nfailing = {name}_module:REGIONS\n")
+    with pytest.warns(RuntimeWarning, match=said):
+        assert "trpo" in names("regions")
+    sys.modules.pop(f"{name}_module", None)
+
+
 def test_a_broken_package_is_left_out_with_a_warning(install: Callable[[str, str, str], None]) -> None:
     install("broken", "import no_such_module\n", "[marl_tr.regions]\nbroken = broken_module:REGIONS\n")
     with pytest.warns(RuntimeWarning, match="no_such_module"):
