@@ -120,8 +120,9 @@ class _Row:
         self._adam = torch.optim.Adam(list(self.parameters.values()), lr=rate, eps=1e-5, fused=True)
         self.stopped = False
         if moments:
+            # A checkpoint is read onto the CPU, and the optimizer takes its state as it comes.
             for key, p in self.parameters.items():
-                self._adam.state[p] = {slot: value.clone() for slot, value in moments[key].items()}
+                self._adam.state[p] = {slot: value.to(p.device, copy=True) for slot, value in moments[key].items()}
 
     def step(self, max_norm: float) -> None:
         """Clip the row's own gradient norm and step, unless it has stopped.

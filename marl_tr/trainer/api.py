@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +17,12 @@ from rich.console import Console
 from marl_tr.errors import Interrupted, UserError
 from marl_tr.scenario import load_scenario
 from marl_tr.scenario.schema import Scenario
-from marl_tr.trainer.build import build_critic, build_env, build_players
+from marl_tr.trainer.build import build_critic, build_env, build_players, device_of
 from marl_tr.trainer.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint, refusing_misfits
 from marl_tr.trainer.held_out import HeldOut
 from marl_tr.trainer.lock import locked
-from marl_tr.trainer.loop import iterations_of
-from marl_tr.trainer.run import CHECKPOINTS, SCENARIO_FILE, Run, is_finished, new_run_folder
+from marl_tr.trainer.loop import Trainer, iterations_of
+from marl_tr.trainer.run import CHECKPOINTS, SCENARIO_FILE, Run, check_same_scenario, is_finished, new_run_folder
 from marl_tr.trainer.showing import film, show_evaluation, show_finished
 
 __all__ = ["describe", "evaluate", "resume", "run"]
@@ -30,13 +32,22 @@ def run(scenario: Scenario, *, console: Console | None = None) -> Path:
     """Train `scenario` from its beginning and return the run's folder.
 
     Raises:
+        UserError: The device or the environment cannot be used, the scenario does not fit the environment, or no
+            folder can be made; nothing is on disk.
         Diverged: Something became non-finite; a dump and the last good checkpoint are in the folder.
         Interrupted: Ctrl-C or SIGTERM, after saving.
     """
     torch.set_num_threads(scenario.trainer.threads)
-    folder = new_run_folder(scenario)
-    with locked(folder, SCENARIO_FILE), _stop_request() as stop:
-        Run(scenario, folder, console=console or Console(), stop=stop).start()
+    with _stop_request() as stop:
+        # First of all: what a scenario gets wrong about its environment or device is found here, and leaves no folder.
+        trainer = Trainer(scenario)
+        try:
+            folder = new_run_folder(scenario)
+        except BaseException:
+            trainer.env.close()
+            raise
+        with locked(folder, SCENARIO_FILE):
+            Run(scenario, folder, trainer=trainer, console=console or _Output(stop), stop=stop).start()
     return folder
 
 
@@ -52,16 +63,17 @@ def resume(folder: Path, *, console: Console | None = None) -> Path:
         Diverged: See `run`.
         Interrupted: See `run`.
     """
-    console = console or Console()
     scenario = _scenario_of(folder)
     torch.set_num_threads(scenario.trainer.threads)
     with locked(folder, SCENARIO_FILE), _stop_request() as stop:
+        console = console or _Output(stop)
         path, state = _newest(folder, "start anew with 'marl-tr run'")
         with _naming(path):
             if is_finished(scenario, folder, state):
                 show_finished(folder, console)
                 return folder
-            run = Run(scenario, folder, console=console, stop=stop, state=state)
+            check_same_scenario(scenario, folder, state)
+            run = Run(scenario, folder, trainer=Trainer(scenario), console=console, stop=stop, state=state)
         run.start()
     return folder
 
@@ -78,7 +90,7 @@ def evaluate(folder: Path, *, episodes: int | None = None, video: bool = False, 
     Raises:
         UserError: No run, no checkpoint, or an environment that cannot be filmed.
     """
-    console = console or Console()
+    console = console or _Output()
     scenario = _scenario_of(folder)
     torch.set_num_threads(scenario.trainer.threads)
     path, state = _newest(folder, "there is nothing to evaluate")
@@ -120,6 +132,26 @@ def describe(scenario: Scenario) -> str:
     steps = scenario.env.num_envs * scenario.trainer.rollout_steps
     lines.append(f"{iterations_of(scenario):,} iterations of {steps:,} environment steps")
     return "\n".join(lines)
+
+
+class _Output(Console):
+    """Standard output. Where its reader goes away ('| head'), what is on disk is still brought to a good end.
+
+    Args:
+        stop: Set then: a run saves and ends after its iteration.
+    """
+
+    def __init__(self, stop: threading.Event | None = None) -> None:
+        super().__init__()
+        self._reader_gone = stop
+
+    def on_broken_pipe(self) -> None:
+        """In place of ending the process at once."""
+        self.quiet = True
+        # Not even what is buffered when the interpreter exits can be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if self._reader_gone is not None:
+            self._reader_gone.set()
 
 
 def _newest(folder: Path, otherwise: str) -> tuple[Path, dict[str, Any]]:

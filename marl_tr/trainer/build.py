@@ -21,7 +21,7 @@ from marl_tr.trainer.seeding import make_generator
 from marl_tr.vector import VectorEnv, make_vector_env
 from marl_tr.vector.contract import EnvSpec, GroupSpec
 
-__all__ = ["Player", "build_critic", "build_env", "build_players", "build_schedule", "unselected"]
+__all__ = ["Player", "build_critic", "build_env", "build_players", "build_schedule", "device_of", "unselected"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,22 @@ class Player:
     region: Region
 
 
+def device_of(scenario: Scenario) -> torch.device:
+    """Where networks and learning live.
+
+    Raises:
+        UserError: It is neither the CPU nor CUDA (others lack float64 or hold no numbers), or is not there.
+    """
+    name = scenario.trainer.device
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise UserError(f"trainer.device: {name!r} is neither 'cpu' nor 'cuda'")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"trainer.device: {name!r} cannot be used here ({reason}); use 'cpu'") from error
+
+
 def build_env(scenario: Scenario, *, num_envs: int, render: bool = False) -> VectorEnv:
     """The scenario's environment in `num_envs` copies."""
     return make_vector_env(scenario.env.id, num_envs=num_envs, config=scenario.env.settings, render=render)
@@ -53,7 +69,7 @@ def build_players(scenario: Scenario, spec: EnvSpec) -> tuple[Player, ...]:
         UserError: Agents that no entry selects, an entry that selects none, or a pair of policy and region that
             cannot work.
     """
-    device = torch.device(scenario.trainer.device)
+    device = device_of(scenario)
     players: list[Player] = []
     for group in spec.groups:
         for position, part in enumerate(scenario.agents):
@@ -69,7 +85,7 @@ def build_critic(scenario: Scenario, spec: EnvSpec) -> Critic:
     encoder = find("critics", scenario.critic.kind).load()(
         scenario.critic.config, spec, generator=make_generator(scenario.seed, "critic/start")
     )
-    encoder.module.to(torch.device(scenario.trainer.device))
+    encoder.module.to(device_of(scenario))
     return Critic(
         scenario.critic.config,
         encoder,

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from marl_tr.rollout.collector import Team
 from marl_tr.scenario.schema import Scenario
-from marl_tr.trainer.build import build_env
+from marl_tr.trainer.build import build_env, device_of
 from marl_tr.trainer.evaluation import Episodes, evaluate_act, evaluate_policies, summarise
 from marl_tr.vector import VectorEnv
 
@@ -41,7 +40,7 @@ class HeldOut:
                 seed=settings.seed,
                 mode=policy == "mode",
                 window=settings.window,
-                device=torch.device(self._scenario.trainer.device),
+                device=device_of(self._scenario),
             )
             for policy in settings.policies
         }

@@ -20,7 +20,7 @@ from marl_tr.region.guard import Guard, UpdateReport
 from marl_tr.rollout import Advantage, Collector, Rollout, generalised_advantage
 from marl_tr.scenario.schema import Scenario
 from marl_tr.schedule.assignment import Assignment
-from marl_tr.trainer.build import Player, build_critic, build_env, build_players, build_schedule
+from marl_tr.trainer.build import Player, build_critic, build_env, build_players, build_schedule, device_of
 from marl_tr.trainer.checkpoint import refusing_misfits
 from marl_tr.trainer.seeding import derive_seed, make_generator
 
@@ -51,17 +51,19 @@ class Trainer:
 
     Args:
         scenario: What to build.
-        audit: Receives a line for every update of a policy or the critic.
 
     Attributes:
+        audit: Receives a line for every update of a policy or the critic; to be set before the first iteration.
+        began: ``time.perf_counter()`` when building began.
         iteration: Iterations done.
         step: Environment steps done, all copies together.
         seconds: Wall time by part of the loop, for the time split.
     """
 
-    def __init__(self, scenario: Scenario, audit: Callable[[Mapping[str, Any]], None]) -> None:
+    def __init__(self, scenario: Scenario) -> None:
+        self.began = time.perf_counter()
         self.scenario = scenario
-        self.device = torch.device(scenario.trainer.device)
+        self.device = device_of(scenario)
         self.env = build_env(scenario, num_envs=scenario.env.num_envs)
         self.players: tuple[Player, ...] = build_players(scenario, self.env.spec)
         self.critic = build_critic(scenario, self.env.spec)
@@ -77,7 +79,7 @@ class Trainer:
         )
         self._schedule = build_schedule(scenario)
         self._generator = make_generator(scenario.seed, "update")
-        self._audit = audit
+        self.audit: Callable[[Mapping[str, Any]], None]
         self._guard = Guard(self._audited)
         self._losses: dict[str, list[float]] = {}
 
@@ -247,7 +249,7 @@ class Trainer:
         return report
 
     def _audited(self, line: Mapping[str, Any]) -> None:
-        self._audit({"iteration": self.iteration, "step": self.step, **line})
+        self.audit({"iteration": self.iteration, "step": self.step, **line})
 
     def _log(self, losses: Mapping[str, float]) -> None:
         for tag, value in losses.items():

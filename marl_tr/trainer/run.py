@@ -39,14 +39,15 @@ from marl_tr.trainer.loop import Iteration, Trainer, iterations_of
 from marl_tr.trainer.showing import REPORT, attention_pictures, show_end, write_figures
 from marl_tr.vector.errors import NotFiniteData
 
-__all__ = ["CHECKPOINTS", "DUMP", "SCENARIO_FILE", "Run", "is_finished", "new_run_folder"]
+__all__ = ["CHECKPOINTS", "DUMP", "SCENARIO_FILE", "Run", "check_same_scenario", "is_finished", "new_run_folder"]
 
 SCENARIO_FILE = "scenario.yaml"
 CHECKPOINTS = "checkpoints"
 DUMP = "diverged.json"
 # What may be changed in the scenario.yaml of a run between two resumes; all else would make it another run.
 _FREE_SECTIONS = {"name", "description", "preset", "evaluation"}
-_FREE_TRAINER = {"total_steps", "threads", "device", "checkpoint_every", "keep_checkpoints", "runs_dir"}
+# The device stays: the generator that draws actions lives on it, and its state fits no other kind.
+_FREE_TRAINER = {"total_steps", "threads", "checkpoint_every", "keep_checkpoints", "runs_dir"}
 _PACKAGES = ("torch", "numpy", "pettingzoo", "gymnasium", "torch-geometric")
 
 
@@ -82,13 +83,14 @@ class Run:
     Args:
         scenario: What to train.
         folder: Where everything goes.
+        trainer: Of this scenario, as it was built.
         console: For progress and results.
         stop: Set from outside to save and stop after the iteration.
         state: A loaded checkpoint, to go on from.
 
     Raises:
-        UserError: `state` is of another scenario or other logs, or the environment does not repeat itself; nothing
-            on disk is changed.
+        UserError: `state` is of other logs or networks, or the environment does not repeat itself; nothing on disk
+            is changed.
     """
 
     def __init__(
@@ -96,27 +98,27 @@ class Run:
         scenario: Scenario,
         folder: Path,
         *,
+        trainer: Trainer,
         console: Console,
         stop: threading.Event,
         state: Mapping[str, Any] | None = None,
     ) -> None:
         self._scenario, self._folder, self._console, self._stop = scenario, folder, console, stop
-        self._started = time.perf_counter()
+        self.trainer, self._started = trainer, trainer.began
         self._seconds = dict.fromkeys(("start", "evaluate", "log", "checkpoint", "figures"), 0.0)
         self._reported = dict(self._seconds)
         self._pictures: Mapping[str, NDArray[Any]] = {}
         self._fresh = state is None
+        self._seconds["start"] = time.perf_counter() - self._started
         with self._timed("start"):
-            if state is not None:
-                _check_scenario(expect(state, "scenario", dict), _fixed(scenario), folder / SCENARIO_FILE)
-            self.trainer = Trainer(scenario, lambda line: self._audit.append(line))
             try:
                 if state is not None:
                     self._restore(state)
                 self._audit = AuditLog(folder)
+                trainer.audit = self._audit.append
                 self._events = self._open_events()
             except BaseException:
-                self.trainer.env.close()
+                trainer.env.close()
                 raise
         self._held_out = HeldOut(scenario, [player.team for player in self.trainer.players], self.trainer.env)
 
@@ -188,9 +190,7 @@ class Run:
         if last or self._stop.is_set() or trainer.iteration % settings.trainer.checkpoint_every == 0:
             self._save()
         if self._stop.is_set() and not last:
-            raise Interrupted(
-                f"interrupted and saved at step {trainer.step:,}; go on with: marl-tr resume {self._folder}"
-            )
+            raise Interrupted(f"saved at step {trainer.step:,}; go on with: marl-tr resume {self._folder}")
 
     def _emit(self, done: Iteration) -> None:
         # What was spent since the last iteration's event; this event itself is counted in the next one.
@@ -282,7 +282,13 @@ def _fixed(scenario: Scenario) -> dict[str, Any]:
     return flatten(data)
 
 
-def _check_scenario(saved: Mapping[str, Any], now: Mapping[str, Any], file: Path) -> None:
+def check_same_scenario(scenario: Scenario, folder: Path, state: Mapping[str, Any]) -> None:
+    """Refuse a loaded checkpoint of another scenario; some settings may be changed before a run is resumed.
+
+    Raises:
+        CheckpointError: It is of another one; names what differs.
+    """
+    saved, now, file = expect(state, "scenario", dict), _fixed(scenario), folder / SCENARIO_FILE
     names = sorted(name for name in {*saved, *now} if saved.get(name) != now.get(name))
     if names:
         changes = ", ".join(f"{name} was {saved.get(name)!r} and is {now.get(name)!r}" for name in names[:5])

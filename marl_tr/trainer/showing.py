@@ -17,7 +17,7 @@ from marl_tr.analysis.video import write_video
 from marl_tr.errors import UserError
 from marl_tr.rollout.collector import Team
 from marl_tr.scenario.schema import Scenario
-from marl_tr.trainer.build import build_env
+from marl_tr.trainer.build import build_env, device_of
 from marl_tr.trainer.evaluation import Episodes, policy_actor, summarise
 from marl_tr.trainer.held_out import convention
 
@@ -111,8 +111,6 @@ def film(scenario: Scenario, teams: Sequence[Team], folder: Path, step: int) -> 
     Raises:
         UserError: The environment has no ``render()``, or it draws nothing that can be filmed.
     """
-    import torch
-
     settings = scenario.evaluation
     env: Any = build_env(scenario, num_envs=1, render=True)
     try:
@@ -123,7 +121,7 @@ def film(scenario: Scenario, teams: Sequence[Team], folder: Path, step: int) -> 
             env,
             mode=settings.policies[0] == "mode",
             seed=settings.seed,
-            device=torch.device(scenario.trainer.device),
+            device=device_of(scenario),
         )
         now = env.reset(settings.seed)
         frames = [env.render()]

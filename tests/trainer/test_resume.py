@@ -148,6 +148,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
         "env.id was 'gymnasium/CartPole-v1' and is 'gymnasium/Acrobot-v1'",
     ),
     "other number of copies": (edit("scenario.yaml", "num_envs: 3", "num_envs: 4"), "env.num_envs was 3.0 and is 4.0"),
+    "other device": (edit("scenario.yaml", "device: cpu", "device: cuda"), "trainer.device was 'cpu' and is 'cuda'"),
     "scenario that is no scenario": (edit("scenario.yaml", "name: tiny", "nam: tiny"), "did you mean 'name'?"),
     "cut metrics": (lambda run: (run / "metrics.jsonl").write_text(""), "metrics.jsonl has 0 whole lines"),
     "cut audit": (lambda run: (run / "audit.jsonl").write_text(""), "audit.jsonl has 0 whole lines"),

@@ -237,3 +237,13 @@ def test_a_run_can_be_looked_at_from_a_folder_with_a_relative_name(
     assert run.name.endswith("-seed9")
     assert f"run          {run}" in capsys.readouterr().out
     assert main(["audit", str(run)]) == 0
+
+
+@pytest.mark.parametrize("device", ["gpu", "meta", "cuda:4096"])
+def test_a_device_that_cannot_be_used_is_named_and_leaves_no_folder(
+    device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    assert main(["run", "uav_quick", f"trainer.device={device}", f"trainer.runs_dir={runs}"]) == 2
+    assert f"trainer.device: {device!r}" in capsys.readouterr().err
+    assert not runs.exists()
