@@ -19,7 +19,7 @@ class CriticInputs:
 
     Attributes:
         observation: ``{group: [T, E, A, D]}``, leaves side by side; zero for the dead.
-        previous_action: ``{group: [T, E, A, D]}``, encoded.
+        previous_action: ``{group: [T, E, A, D]}``, encoded; zero for the dead, whose policies act on all the same.
         state: ``{leaf: [T, E, ...]}``.
         starts: ``[T, E]`` bool, memory is zero there.
         memory: ``[E, A, H]`` before the first step, or None.
@@ -80,7 +80,7 @@ def rollout_inputs(rollout: Rollout, memory: Tensor | None) -> CriticInputs:
     """The critic's view of a rollout; `memory` ``[E, A, H]`` is what it remembers at the first step."""
     return CriticInputs(
         observation={name: _beside(g.observation, 3) * g.alive.unsqueeze(-1) for name, g in rollout.groups.items()},
-        previous_action={name: g.previous_action for name, g in rollout.groups.items()},
+        previous_action={name: g.previous_action * g.alive.unsqueeze(-1) for name, g in rollout.groups.items()},
         state={name: x.float() for name, x in rollout.state.items()},
         starts=rollout.starts,
         memory=memory,
@@ -95,9 +95,13 @@ def bootstrap_inputs(rollout: Rollout, memories: Tensor | None) -> CriticInputs:
         memories: ``[T, E, A, H]`` after each step of the rollout, or None.
     """
     cut = rollout.bootstrap
+    living = cut.living.unsqueeze(-1).split([g.alive.shape[-1] for g in rollout.groups.values()], dim=1)
+    alive = dict(zip(rollout.groups, living, strict=True))
     return CriticInputs(
-        observation={name: _beside(leaves, 2).unsqueeze(0) for name, leaves in cut.observation.items()},
-        previous_action={name: g.action[cut.time, cut.env].unsqueeze(0) for name, g in rollout.groups.items()},
+        observation={name: (_beside(leaves, 2) * alive[name]).unsqueeze(0) for name, leaves in cut.observation.items()},
+        previous_action={
+            name: (g.action[cut.time, cut.env] * alive[name]).unsqueeze(0) for name, g in rollout.groups.items()
+        },
         state={name: x.float().unsqueeze(0) for name, x in cut.state.items()},
         starts=torch.zeros(1, len(cut.time), dtype=torch.bool, device=cut.time.device),
         memory=None if memories is None else memories[cut.time, cut.env],

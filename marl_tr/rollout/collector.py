@@ -125,6 +125,7 @@ class _Cut:
     time: int
     env: int
     agents: NDArray[np.bool_]
+    living: NDArray[np.bool_]
     observation: Mapping[str, Mapping[str, NDArray[Any]]]
     state: Mapping[str, NDArray[Any]]
 
@@ -351,17 +352,19 @@ class Collector:
     def _bootstrap(self, books: _Books) -> Bootstrap:
         """What followed each cut: final observations of ended episodes and of agents truncated alone, and the
         newest observation of those that go on."""
-        cuts = [cut for t, result in enumerate(books.results) for cut in self._cuts(t, result)]
+        cuts = [cut for t, result in enumerate(books.results) for cut in self._cuts(t, books.steps[t], result)]
         last = books.results[-1]
         newest = {name: part.observation for name, part in last.groups.items()}
         # Who was truncated alone in the last step has an entry of its own already.
-        goes_on = ~np.concatenate([part.truncated for part in last.groups.values()], axis=1)
+        goes_on = ~_beside(last, "truncated")
+        alive = _beside(last, "alive")
         for e in np.flatnonzero(~last.done):
-            cuts.append(_Cut(len(books.results) - 1, int(e), goes_on[e], newest, last.state))
+            cuts.append(_Cut(len(books.results) - 1, int(e), goes_on[e], alive[e], newest, last.state))
         return Bootstrap(
             time=torch.tensor([cut.time for cut in cuts], dtype=torch.int64, device=self._device),
             env=torch.tensor([cut.env for cut in cuts], dtype=torch.int64, device=self._device),
             agents=self._stack([cut.agents for cut in cuts]),
+            living=self._stack([cut.living for cut in cuts]),
             observation={
                 group.name: {
                     leaf: self._stack([cut.observation[group.name][leaf][cut.env] for cut in cuts])
@@ -372,7 +375,7 @@ class Collector:
             state={leaf: self._stack([cut.state[leaf][cut.env] for cut in cuts]) for leaf in self.env.spec.state},
         )
 
-    def _cuts(self, t: int, result: Step) -> list[_Cut]:
+    def _cuts(self, t: int, before: Step, result: Step) -> list[_Cut]:
         final = {name: part.final_observation for name, part in result.groups.items()}
         observation: dict[str, dict[str, NDArray[Any]]] = {}
         for name, part in result.groups.items():
@@ -386,18 +389,26 @@ class Collector:
                 leaf: np.where(cut.reshape(*cut.shape, *(1,) * (x.ndim - 2)), x, part.observation[leaf])
                 for leaf, x in ended.items()
             }
-        truncated = np.concatenate([part.truncated for part in result.groups.values()], axis=1)
+        truncated = _beside(result, "truncated")
+        # Where the next episode has begun, `alive` speaks of that one already.
+        living = np.where(result.done[:, None], _beside(before, "alive"), _beside(result, "alive") | truncated)
+        living &= ~_beside(result, "terminated")
         cuts: list[_Cut] = []
         for e in np.flatnonzero(result.done | truncated.any(1)):
             if result.done[e] and any(leaves is None for leaves in final.values()):
                 raise ValueError(f"environment {self.env.spec.id!r} ended an episode without a final observation")
             agents = np.ones_like(truncated[e]) if result.done[e] else truncated[e]
             state = result.final_state if result.done[e] and result.final_state is not None else result.state
-            cuts.append(_Cut(t, int(e), agents, observation, state))
+            cuts.append(_Cut(t, int(e), agents, living[e], observation, state))
         return cuts
 
     def _stack(self, arrays: Sequence[NDArray[Any]]) -> Tensor:
         return torch.from_numpy(np.stack(arrays)).to(self._device)
+
+
+def _beside(step: Step, name: str) -> NDArray[np.bool_]:
+    """One flag of every group side by side, ``[E, A of all groups]``."""
+    return np.concatenate([getattr(part, name) for part in step.groups.values()], axis=1)
 
 
 def learned_rewards(before: Step, after: Step, mode: RewardMode) -> dict[str, NDArray[Any]]:
@@ -409,7 +420,7 @@ def learned_rewards(before: Step, after: Step, mode: RewardMode) -> dict[str, ND
     own = {name: part.reward for name, part in after.groups.items()}
     if mode == "own":
         return own
-    alive = np.concatenate([part.alive for part in before.groups.values()], axis=1)
+    alive = _beside(before, "alive")
     total = np.concatenate(list(own.values()), axis=1).sum(1, keepdims=True)
     if mode == "mean":
         total = total / np.maximum(alive.sum(1, keepdims=True), 1)

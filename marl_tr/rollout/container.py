@@ -46,6 +46,7 @@ class Bootstrap:
         agents: ``[M, A]`` bool over the agents of all groups: whose value continues here. All of them where the
             episode or the rollout was cut; only who was truncated alone while the others play on. An agent has one
             entry at most for a moment of an environment, an environment may have two.
+        living: ``[M, A]`` bool over the agents of all groups: who takes part in what followed.
         observation: ``{group: {leaf: [M, A, D]}}``, what followed.
         state: ``{leaf: [M, ...]}``.
     """
@@ -53,6 +54,7 @@ class Bootstrap:
     time: Tensor
     env: Tensor
     agents: Tensor
+    living: Tensor
     observation: dict[str, dict[str, Tensor]]
     state: dict[str, Tensor]
 

@@ -93,6 +93,7 @@ def make_rollout(inputs: CriticInputs) -> Rollout:
             time=torch.full((COPIES,), STEPS - 1),
             env=torch.arange(COPIES),
             agents=torch.ones(COPIES, AGENTS, dtype=torch.bool),
+            living=torch.ones(COPIES, AGENTS, dtype=torch.bool),
             observation={n: {"observation": inputs.observation[n][-1] + 1} for n, *_ in GROUPS},
             state={leaf: x[-1] for leaf, x in inputs.state.items()},
         ),

@@ -79,6 +79,7 @@ def _with_cuts(rollout: Rollout, *, cuts: list[tuple[int, int, list[bool]]]) -> 
         time=torch.tensor([cut[0] for cut in cuts]),
         env=torch.tensor([cut[1] for cut in cuts]),
         agents=torch.tensor([cut[2] for cut in cuts]),
+        living=torch.ones(len(cuts), AGENTS, dtype=torch.bool),
         observation={
             name: {leaf: torch.randn(len(cuts), *x.shape[1:], generator=noise) for leaf, x in leaves.items()}
             for name, leaves in old.observation.items()
@@ -105,6 +106,23 @@ def test_next_values_follow_each_agents_own_trajectory(order: int) -> None:
             if agents[a]:
                 expected[t, e, a] = beyond[a]
     torch.testing.assert_close(values.next_value, expected)
+
+
+def test_neither_what_the_dead_see_nor_what_their_policies_say_reaches_the_critic() -> None:
+    critic, same = graph_critic(), graph_critic()
+    rollout = make_rollout(make_inputs())
+    name, group = next(iter(rollout.groups.items()))
+    group.alive[2:, :, 0] = False
+    cut = rollout.bootstrap
+    cut.living[:, 0] = False
+    values = critic.evaluate(rollout)
+    for leaf in (group.observation["observation"], group.previous_action):
+        leaf[2:, :, 0] += 5
+    group.action[-1, :, 0] += 5
+    cut.observation[name]["observation"][:, 0] += 5
+    again = same.evaluate(rollout)
+    assert torch.equal(again.value, values.value)
+    assert torch.equal(again.next_value, values.next_value)
 
 
 def test_next_values_of_a_recurrent_critic_remember_the_rollout() -> None:

@@ -184,6 +184,23 @@ def test_bootstrap_holds_what_followed_every_cut_once_for_every_agent(name: str)
         assert np.array_equal(found[key], observation)
 
 
+@pytest.mark.parametrize("name", ["walkers", "truncates-one"])
+def test_bootstrap_names_who_takes_part_in_what_followed(name: str) -> None:
+    hand = ByHand(name, "mlp", shared=True)
+    rollout = make_collector(name, shared=True).collect(9)
+    hand.play(9)
+    cut = rollout.bootstrap
+    missing = 0
+    for m, (t, e) in enumerate(zip(cut.time.tolist(), cut.env.tolist(), strict=True)):
+        part = hand.steps[t + 1].groups[hand.group]
+        for a, living in enumerate(cut.living[m].tolist()):
+            lived = hand.steps[t].groups[hand.group].alive[e, a]
+            left = part.truncated[e, a] and not hand.steps[t + 1].done[e] and not bool(cut.agents[m, a])
+            assert living == (lived and not part.terminated[e, a] and not left)
+            missing += not living
+    assert missing
+
+
 def test_agents_truncated_alone_have_an_entry_beside_those_that_go_on() -> None:
     rollout = make_collector("truncates-one").collect(4)
     cut = rollout.bootstrap
