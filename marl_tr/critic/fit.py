@@ -292,14 +292,14 @@ class AdamFit:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Adam's moments, in the order of the parameters."""
+        """Adam's moments by the parameter's position; one that never had a gradient has none."""
         moments = self._adam.state_dict()["state"]
-        return {"moments": [dict(moments[k]) for k in sorted(moments)]}
+        return {"moments": {k: dict(moments[k]) for k in sorted(moments)}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore `state_dict`."""
         fresh = self._adam.state_dict()
-        fresh["state"] = dict(enumerate(state["moments"]))
+        fresh["state"] = {int(k): dict(slots) for k, slots in state["moments"].items()}
         self._adam.load_state_dict(fresh)
 
     def _loss(self, value: Tensor, old: Tensor, target: Tensor, alive: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,12 @@ from torch import Tensor
 from marl_tr.agents.matr.config import GraphRecurrentConfig
 from marl_tr.agents.matr.critic import GraphRecurrentEncoder
 from marl_tr.critic.config import AdamFitConfig, MlpCriticConfig, TrustRegionFitConfig
+from marl_tr.critic.critic import Encoding
 from marl_tr.critic.fit import AdamFit, TrustRegionFit, _Error
 from marl_tr.critic.inputs import CriticInputs
 from marl_tr.critic.mlp import MlpEncoder
 from marl_tr.errors import Diverged
+from marl_tr.nn.stacked import StackedLinear
 from marl_tr.region.natural_step import flatten, unflatten
 
 torch.set_num_threads(1)
@@ -309,6 +312,32 @@ def test_adam_moments_survive_a_save() -> None:
             fit.fit(inputs, old, old + 1, make_alive(), generator(update))
         runs.append(flatten(dict(encoder.module.named_parameters())).detach())
     assert torch.equal(*runs)
+
+
+def test_adam_moments_keep_their_parameters_where_one_has_no_gradient() -> None:
+    """A parameter that the values do not depend on has no moments, and those after it must not move up."""
+
+    class UnusedFirst(LinearEncoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used = self.module
+            unused = StackedLinear(1, 2, 3, generator=generator())
+            self.module = torch.nn.ModuleDict({"unused": unused, "used": self.used})
+
+        def encode(self, parameters: Mapping[str, Tensor] | None, inputs: CriticInputs) -> Encoding:
+            return Encoding(values=self.used(inputs.state["position"].unsqueeze(0)).squeeze(0), memories=None)
+
+    encoder, inputs = UnusedFirst(), make_inputs()
+    fit, restored = AdamFit(AdamFitConfig(), encoder), AdamFit(AdamFitConfig(), UnusedFirst())
+    old = encoder.encode(None, inputs).values.detach()
+    fit.fit(inputs, old, old + 1, make_alive(), generator())
+    restored.load_state_dict(copy.deepcopy(fit.state_dict()))
+    moments = fit.state_dict()["moments"]
+    assert {k: slots["exp_avg"].shape for k, slots in moments.items()} == {
+        k: p.shape for k, p in enumerate(encoder.module.parameters()) if k >= 2
+    }
+    for k, slots in restored.state_dict()["moments"].items():
+        assert torch.equal(slots["exp_avg"], moments[k]["exp_avg"])
 
 
 def test_explained_variance_is_of_the_old_values() -> None:
