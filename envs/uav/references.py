@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,13 +25,15 @@ def references(config: DownlinkConfig) -> Sequence[Reference]:
     """Random actions, hovering where the episode begins, and flying to the users' k-means centroids.
 
     One start of Lloyd's algorithm is what the published ladder of this environment calls k-means; the best of
-    eight is the stronger opponent.
+    eight is the stronger opponent. One UAV that serves everybody without interference is what learners that share
+    a reward tend to find (docs/results.md): a policy that does no better has not learned to use the others.
     """
     return (
         Reference("random", _Random(seed=0)),
         Reference("hover, full power", _hover),
-        Reference("k-means, full power", _KMeans(config, restarts=1)),
-        Reference("k-means best of 8, full power", _KMeans(config, restarts=8)),
+        Reference("k-means, full power", _Fly(config, _at_centroids(restarts=1))),
+        Reference("k-means best of 8, full power", _Fly(config, _at_centroids(restarts=8))),
+        Reference("one UAV for all, others silent", _Fly(config, _one_for_all)),
     )
 
 
@@ -128,13 +130,19 @@ class _Random:
         return _actions(self._generator.uniform(-1.0, 1.0, size=(e, u, 3)))
 
 
-class _KMeans:
-    """Fly straight to a centroid at full speed, hover there, always at full power."""
+Place = Callable[[Array, Array, Array], tuple[Array, Array]]
+"""From UAVs ``[E, U, 2]``, users ``[E, G, 2]`` (in m) and streams ``[E]`` to targets ``[E, U, 2]`` and power actions
+``[E, U]``."""
 
-    def __init__(self, config: DownlinkConfig, *, restarts: int) -> None:
+
+class _Fly:
+    """Fly straight to a place at full speed and hover there, at a constant power."""
+
+    def __init__(self, config: DownlinkConfig, place: Place) -> None:
         self._config = config
-        self._restarts = restarts
+        self._place = place
         self._targets = np.empty((0, config.num_uavs, 2))
+        self._power = np.empty((0, config.num_uavs))
 
     def __call__(self, step: Step) -> Actions:
         config = self._config
@@ -142,14 +150,30 @@ class _KMeans:
         fresh = step.state["time"][:, 0] == 0
         if len(self._targets) != len(fresh):
             self._targets = np.empty((len(fresh), config.num_uavs, 2))
+            self._power = np.empty((len(fresh), config.num_uavs))
             fresh = np.ones_like(fresh)
         if fresh.any():
             users = step.state["users"][fresh, :, :2] * config.area_m
-            stream = np.flatnonzero(fresh)
-            centroids = k_means(users, config.num_uavs, stream=stream, restarts=self._restarts)
-            self._targets[fresh] = assign(position[fresh], centroids)
+            self._targets[fresh], self._power[fresh] = self._place(position[fresh], users, np.flatnonzero(fresh))
         way = self._targets - position
         distance = np.sqrt(np.square(way).sum(axis=2))
         speed = np.minimum(distance / (config.v_max * config.slot_s), 1.0)
         heading = np.arctan2(way[..., 1], way[..., 0]) / math.pi
-        return _actions(np.stack((2.0 * speed - 1.0, heading, np.ones_like(speed)), axis=2))
+        return _actions(np.stack((2.0 * speed - 1.0, heading, self._power), axis=2))
+
+
+def _at_centroids(restarts: int) -> Place:
+    """All at the centroids of the users, at full power."""
+
+    def place(position: Array, users: Array, stream: Array) -> tuple[Array, Array]:
+        centroids = k_means(users, position.shape[1], stream=stream, restarts=restarts)
+        return assign(position, centroids), np.ones(position.shape[:2])
+
+    return place
+
+
+def _one_for_all(position: Array, users: Array, stream: Array) -> tuple[Array, Array]:
+    """The UAV that is nearest to the users' mean serves them all from there; the others hover at least power."""
+    mean = users.mean(axis=1, keepdims=True)
+    serves = np.square(position - mean).sum(axis=2).argmin(axis=1)[:, None] == np.arange(position.shape[1])
+    return np.where(serves[..., None], mean, position), np.where(serves, 1.0, -1.0)

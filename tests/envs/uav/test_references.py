@@ -130,3 +130,16 @@ def test_k_means_aims_anew_in_each_episode():
     centroid = k_means(users, 2, stream=np.arange(3))
     away = np.sqrt(np.square(step.state["uavs"][:, :, None, :2] - centroid[:, None]).sum(-1)).min(2)
     assert (away < 1e-3).all()
+
+
+def test_one_uav_serves_everybody_while_the_others_are_silent():
+    env = make(num_envs=32, num_uavs=3, num_users=6)
+    reference = env.references()[-1]
+    step = env.reset(5)
+    for _ in range(env.config.horizon - 1):
+        step = env.step(reference.act(step))
+    uavs, users = step.state["uavs"], step.state["users"]
+    serving = uavs[..., 5] == 1.0  # load over the number of users
+    assert (serving.sum(1) == 1).all()
+    assert uavs[..., :2][serving] == pytest.approx(users[..., :2].mean(1), abs=1e-4)
+    assert uavs[..., 4][~serving] == pytest.approx(0.001)
