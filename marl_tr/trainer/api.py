@@ -17,7 +17,7 @@ from rich.console import Console
 from marl_tr.errors import Interrupted, UserError
 from marl_tr.scenario import load_scenario
 from marl_tr.scenario.schema import Scenario
-from marl_tr.trainer.build import build_critic, build_env, build_players, device_of
+from marl_tr.trainer.build import build_critic, build_env, build_players
 from marl_tr.trainer.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint, refusing_misfits
 from marl_tr.trainer.held_out import HeldOut
 from marl_tr.trainer.lock import locked

@@ -36,7 +36,7 @@ from marl_tr.trainer.checkpoint import (
 from marl_tr.trainer.evaluation import Episodes
 from marl_tr.trainer.held_out import HeldOut, headline
 from marl_tr.trainer.loop import Iteration, Trainer, iterations_of
-from marl_tr.trainer.showing import REPORT, attention_pictures, show_end, write_figures
+from marl_tr.trainer.showing import REPORT, attention_pictures, show_end, show_start, write_figures
 from marl_tr.vector.errors import NotFiniteData
 
 __all__ = ["CHECKPOINTS", "DUMP", "SCENARIO_FILE", "Run", "check_same_scenario", "is_finished", "new_run_folder"]
@@ -120,6 +120,7 @@ class Run:
             except BaseException:
                 trainer.env.close()
                 raise
+        self._resumed_at = None if self._fresh else trainer.step
         self._held_out = HeldOut(scenario, [player.team for player in self.trainer.players], self.trainer.env)
 
     def start(self) -> None:
@@ -131,6 +132,7 @@ class Run:
             Interrupted: After saving.
         """
         trainer, settings = self.trainer, self._scenario.evaluation
+        show_start(self._folder, agents=len(trainer.env.spec.agents), console=self._console)
         try:
             if self._fresh:
                 with self._timed("start"):
@@ -234,6 +236,7 @@ class Run:
             references,
             seconds={**self.trainer.seconds, **self._seconds, "wall": time.perf_counter() - self._started},
             agents=agents,
+            resumed_at=self._resumed_at,
             figures=files,
             console=self._console,
         )

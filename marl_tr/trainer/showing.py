@@ -21,7 +21,16 @@ from marl_tr.trainer.build import build_env, device_of
 from marl_tr.trainer.evaluation import Episodes, policy_actor, summarise
 from marl_tr.trainer.held_out import convention
 
-__all__ = ["REPORT", "attention_pictures", "film", "show_end", "show_evaluation", "show_finished", "write_figures"]
+__all__ = [
+    "REPORT",
+    "attention_pictures",
+    "film",
+    "show_end",
+    "show_evaluation",
+    "show_finished",
+    "show_start",
+    "write_figures",
+]
 
 LEARNING_CURVE = "learning_curve.png"
 REPORT = "report.md"
@@ -44,6 +53,13 @@ def write_figures(
     return [*files, _learning_curve(scenario, folder, references, how, media / LEARNING_CURVE)]
 
 
+def show_start(folder: Path, *, agents: int, console: Console) -> None:
+    """Print where a run writes, and how the returns in its progress are to be read."""
+    who = "one agent" if agents == 1 else f"mean over {agents} agents"
+    console.print(f"{'run':<12} {folder}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{'returns':<12} {who}, whole episodes, undiscounted", markup=False, highlight=False, soft_wrap=True)
+
+
 def show_end(
     scenario: Scenario,
     folder: Path,
@@ -52,6 +68,7 @@ def show_end(
     *,
     seconds: Mapping[str, float],
     agents: int,
+    resumed_at: int | None,
     figures: Sequence[Path],
     console: Console,
 ) -> None:
@@ -64,11 +81,12 @@ def show_end(
         references: Beside them.
         seconds: Wall time by part of the run, and of it all under ``wall``.
         agents: How many.
+        resumed_at: Step from which this process went on; `seconds` are from there.
         figures: Files to name.
         console: Where to print.
     """
     how = convention(next(iter(results.values())), agents)
-    lines = [*_table(results, references, scenario, how), "", _time_split(seconds)]
+    lines = [*_table(results, references, scenario, how), "", _time_split(seconds, resumed_at)]
     report = folder / REPORT
     # Renamed when whole: the report says that the run is finished.
     partial = report.with_suffix(".partial")
@@ -148,11 +166,14 @@ def attention_pictures(maps: Mapping[str, Tensor], agents: Sequence[str]) -> dic
     for tag, weights in maps.items():
         values = weights.cpu().numpy()
         heads = values.shape[1] // values.shape[0]
-        figure = Figure(figsize=(1.2 + 2.2 * heads, 2.6), dpi=90, layout="constrained")
+        figure = Figure(figsize=(1.2 + 2.2 * heads, 2.8), dpi=90, layout="constrained")
         for head, axes in enumerate(np.atleast_1d(figure.subplots(1, heads))):
             part = values[:, head * len(agents) : (head + 1) * len(agents)]
             axes.imshow(part, vmin=0, vmax=1, cmap="viridis")
             axes.set_title(f"head {head}", fontsize=9)
+            axes.set_xlabel("attended to", fontsize=7)
+            if head == 0:
+                axes.set_ylabel("who attends", fontsize=7)
             axes.set_xticks(range(len(agents)), agents, fontsize=7, rotation=45)
             axes.set_yticks(range(len(agents)), agents if head == 0 else [], fontsize=7)
             for i, row in enumerate(part):
@@ -200,12 +221,13 @@ def _table(
     return lines
 
 
-def _time_split(seconds: Mapping[str, float]) -> str:
+def _time_split(seconds: Mapping[str, float], resumed_at: int | None) -> str:
     wall = max(seconds["wall"], 1e-9)
     parts = {name: value for name, value in seconds.items() if name != "wall"}
     parts["other"] = max(0.0, wall - sum(parts.values()))
     split = ", ".join(f"{name} {value:.1f} s ({value / wall:.0%})" for name, value in parts.items())
-    return f"Time: {wall:.1f} s in all: {split}"
+    whole = "in all" if resumed_at is None else f"since it was resumed at step {resumed_at:,}"
+    return f"Time: {wall:.1f} s {whole}: {split}"
 
 
 def _write_pictures(media: Path, pictures: Mapping[str, NDArray[Any]]) -> list[Path]:
@@ -223,10 +245,15 @@ def _learning_curve(scenario: Scenario, folder: Path, references: Mapping[str, E
     steps, values = read_scalars(folder, "eval/iqm")
     _, low = read_scalars(folder, "eval/ci_low")
     _, high = read_scalars(folder, "eval/ci_high")
-    label = f"{scenario.evaluation.policies[0]} actions, IQM and 95 % CI over episodes"
+    label = f"{scenario.evaluation.policies[0]} actions, IQM and 95 % CI over episodes (dashed: IQM of references)"
+    label = label if references else label.partition(" (dashed")[0]
     figure = learning_curve_figure(
         [Curve(label=label, steps=steps, values=values, low=low, high=high)],
-        references={name: float(episodes.returns.mean()) for name, episodes in references.items()},
+        # The curve's own statistic: a mean beside an IQM would compare two things.
+        references={
+            name: summarise(episodes.returns, seed=scenario.evaluation.seed).iqm
+            for name, episodes in references.items()
+        },
         title=f"{scenario.name}, seed {scenario.seed}",
         ylabel=f"return ({how})",
     )

@@ -88,7 +88,7 @@ def test_a_crash_in_a_process_exits_with_1_and_a_traceback(tmp_path: Path) -> No
         (["audit", "nowhere"], "nowhere does not exist"),
         (["tb", "nowhere"], "nowhere does not exist"),
         (["regions", "trop"], "did you mean 'trpo'?"),
-        (["check-env", "uav/downlink-v0", "num_uavs"], "section.key=value"),
+        (["check-env", "uav/downlink-v0", "num_uavs"], "not of the form key=value"),
     ],
 )
 def test_bad_arguments_exit_with_2_and_name_the_cure(

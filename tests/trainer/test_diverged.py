@@ -16,6 +16,7 @@ from marl_tr.cli import main
 from marl_tr.errors import Diverged
 from marl_tr.scenario import load_scenario
 from marl_tr.trainer.checkpoint import load_checkpoint
+from marl_tr.trainer.loop import Trainer
 from marl_tr.trainer.run import Run, new_run_folder
 
 # Right until step 5 of the fourth episode of any copy, or in `when: 0` from the first observation.
@@ -159,7 +160,7 @@ def test_the_dump_names_the_parameters_that_are_not_finite(
     scenario = load_scenario(write_scenario(tmp_path, "cartpole"))
     monkeypatch.chdir(tmp_path)
     folder = new_run_folder(scenario)
-    run = Run(scenario, folder, console=Console(quiet=True), stop=threading.Event())
+    run = Run(scenario, folder, trainer=Trainer(scenario), console=Console(quiet=True), stop=threading.Event())
     module = run.trainer.players[0].team.policy.module if owner == "agent" else run.trainer.critic.encoder.module
     name, parameter = list(module.named_parameters())[-1]
     with torch.no_grad():

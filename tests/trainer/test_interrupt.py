@@ -87,12 +87,36 @@ def test_an_interrupted_run_is_saved_and_resumed_it_is_the_uninterrupted_one(
     assert process.returncode == 130, said
     run = the_run(tmp_path)
     step = newest_step(run)
-    assert said == f"interrupted: interrupted and saved at step {step:,}; go on with: marl-tr resume {_relative(run)}\n"
+    assert said == f"interrupted: saved at step {step:,}; go on with: marl-tr resume {_relative(run)}\n"
     assert metrics(run)[-1]["step"] == step
     again = Command(tmp_path, "resume", str(run))
     assert again.wait() == 0, again.output()
     same_run(run, whole_run(name))
     assert scalar_steps(run) == scalar_steps(whole_run(name))
+
+
+def test_a_run_whose_reader_goes_away_is_saved_and_ends(tmp_path: Path, whole_run: WholeRun) -> None:
+    write_scenario(tmp_path, "cartpole")
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "marl_tr", "run", "scenario.yaml"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("run ")
+    process.stdout.close()
+    assert process.wait(timeout=60) == 130
+    run = the_run(tmp_path)
+    step = newest_step(run)
+    assert process.stderr is not None
+    with process.stderr as said:
+        assert said.read() == f"interrupted: saved at step {step:,}; go on with: marl-tr resume {_relative(run)}\n"
+    again = Command(tmp_path, "resume", str(run))
+    assert again.wait() == 0, again.output()
+    assert f"s since it was resumed at step {step:,}: " in again.output()
+    same_run(run, whole_run("cartpole"))
 
 
 def _relative(run: Path) -> Path:

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as imageio
 import numpy as np
@@ -17,8 +18,9 @@ from running import SCENARIOS, checkpoints, contents, metrics, scalar_steps, the
 
 from marl_tr.cli import main
 from marl_tr.scenario import load_scenario, resolved
-from marl_tr.trainer import api
+from marl_tr.trainer import api, showing
 from marl_tr.trainer.checkpoint import load_checkpoint
+from marl_tr.trainer.evaluation import Episodes
 from marl_tr.trainer.run import new_run_folder
 
 WholeRun = Callable[[str], Path]
@@ -211,6 +213,50 @@ def test_the_time_split_accounts_for_the_whole_run(pictured: tuple[Path, str]) -
     assert set(parts) == named
     assert sum(parts.values()) == pytest.approx(total, abs=0.05 * len(parts))
     assert parts["other"] <= 0.05 * total + 0.05
+
+
+def test_where_a_run_writes_and_what_its_returns_mean_is_said_at_once(pictured: tuple[Path, str]) -> None:
+    run, printed = pictured
+    assert printed.splitlines()[:2] == [
+        f"run          {run}",
+        "returns      mean over 2 agents, whole episodes, undiscounted",
+    ]
+
+
+def test_the_lines_of_the_references_are_the_iqms_of_the_table(
+    pictured: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    drawn: dict[str, float] = {}
+
+    def figure(curves: object, *, references: dict[str, float], **_: object) -> None:
+        drawn.update(references)
+
+    monkeypatch.setattr(showing, "learning_curve_figure", figure)
+    monkeypatch.setattr(showing, "save_figure", lambda *_: None)
+    returns = np.array([0.0, 1.0, 2.0, 3.0, 100.0, 4.0, 5.0, 6.0])
+    first: Any = None
+    episodes = Episodes(returns=returns, lengths=np.full(8, 12), window=None, metrics={}, trajectory=first)
+    folder, _ = pictured
+    scenario = load_scenario(folder / "scenario.yaml")
+    (tmp_path / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes())
+    showing.write_figures(scenario, tmp_path, {"sampled": episodes}, {"hover": episodes}, agents=2, pictures={})
+    assert drawn == {"hover": pytest.approx(np.mean([2.0, 3.0, 4.0, 5.0]))}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("agents.select=[nobody]", "no entry's 'select' matches uav_0, uav_1"),
+        ("agents.encoder=entities", "set env.config.observation to entities"),
+    ],
+)
+def test_a_scenario_that_does_not_fit_its_environment_leaves_no_folder(
+    override: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, runs = write_scenario(tmp_path, "uav_mlp"), tmp_path / "runs"
+    assert main(["run", str(path), f"trainer.runs_dir={runs}", override]) == 2
+    assert said in capsys.readouterr().err
+    assert not runs.exists()
 
 
 def test_a_dry_run_is_a_scenario_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
