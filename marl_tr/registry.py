@@ -8,6 +8,7 @@ Built-in and third-party parts come in by the same road: an entry point (groups 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import inspect
@@ -141,8 +142,8 @@ def find(kind: str, name: str) -> Entry:
     prefix, slash, rest = name.partition("/")
     if slash and prefix in _FOREIGN.get(kind, {}):
         return _FOREIGN[kind][prefix](rest)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or _abroad(kind, name)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
     raise UnknownName(f"no {kind.removesuffix('s')} {name!r}{hint} ('marl-tr {kind}' lists all)")
 
 
@@ -191,6 +192,16 @@ def _from_gymnasium(name: str) -> Entry:
         rest = [p for p in own if p.kind is p.VAR_KEYWORD]
         make.__signature__ = inspect.Signature([*({limit.name: limit} | named).values(), *rest])  # type: ignore[attr-defined]
     return Entry(target=make, summary="Gymnasium")
+
+
+def _abroad(kind: str, name: str) -> list[str]:
+    """`name` with the prefix of a foreign registry that knows it."""
+    found = []
+    for prefix, lookup in _FOREIGN.get(kind, {}).items():
+        with contextlib.suppress(UserError):
+            lookup(name)
+            found.append(f"{prefix}/{name}")
+    return found
 
 
 _FOREIGN: dict[str, dict[str, Callable[[str], Entry]]] = {"envs": {"gymnasium": _from_gymnasium}}

@@ -151,3 +151,10 @@ def test_a_broken_package_is_left_out_with_a_warning(install: Callable[[str, str
     install("broken", "import no_such_module\n", "[marl_tr.regions]\nbroken = broken_module:REGIONS\n")
     with pytest.warns(RuntimeWarning, match="no_such_module"):
         assert "trpo" in names("regions")
+
+
+def test_a_gymnasium_name_without_its_prefix_is_answered_with_the_prefix() -> None:
+    with pytest.raises(UnknownName, match="no env 'CartPole-v1'; did you mean 'gymnasium/CartPole-v1'"):
+        find("envs", "CartPole-v1")
+    with pytest.raises(UnknownName, match=r"no env 'nothing at all' \('marl-tr envs' lists all\)"):
+        find("envs", "nothing at all")

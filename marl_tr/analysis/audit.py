@@ -103,7 +103,7 @@ class AuditReport:
         for row in self.rows:
             ratio = "-" if row.largest_ratio is None else f"{row.largest_ratio:.6f}"
             counts = (str(row.outcomes[outcome]) for outcome in _OUTCOMES)
-            names = (row.run.name, row.learner, row.kind, row.guarantee)
+            names = ("/".join(row.run.parts[-2:]), row.learner, row.kind, row.guarantee)
             cells.append((*names, str(row.updates), *counts, ratio, f"{row.mean_backtracks:.2f}"))
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = [

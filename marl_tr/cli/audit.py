@@ -15,8 +15,8 @@ def audit(
 ) -> None:
     """Verify from the audit log that every accepted update kept its bound; exit code 1 where one did not."""
     from marl_tr.analysis.audit import audit as verify
-    from marl_tr.cli.folders import existing_folder
+    from marl_tr.cli.folders import run_folder
 
-    report = verify([existing_folder(run) for run in runs])
+    report = verify([run_folder(run, needs="audit.jsonl") for run in runs])
     print(report.render())
     raise typer.Exit(0 if report.ok else 1)

@@ -25,17 +25,17 @@ def existing_folder(path: Path) -> Path:
     raise FolderNotFound(f"{path} {what} (runs are written to runs/<scenario>/<time>-seed<seed>/)")
 
 
-def run_folder(path: Path) -> Path:
-    """`path`, if it is the folder of one run.
+def run_folder(path: Path, *, needs: str = "scenario.yaml") -> Path:
+    """`path`, if it is the folder of one run, which holds the file `needs`.
 
     Raises:
-        FolderNotFound: It is no folder, or holds no ``scenario.yaml``; runs below it are named.
+        FolderNotFound: It is no folder, or holds no such file; runs below it are named.
     """
     existing_folder(path)
-    if (path / "scenario.yaml").is_file():
+    if (path / needs).is_file():
         return path
     below = sorted(found.parent for found in path.glob("*/scenario.yaml")) or sorted(
         found.parent for found in path.glob("*/*/scenario.yaml")
     )
     hint = f"; runs in it, newest last: {', '.join(map(str, below[-3:]))}" if below else ""
-    raise FolderNotFound(f"{path} is not a run: it holds no scenario.yaml{hint}")
+    raise FolderNotFound(f"{path} is not a run: it holds no {needs}{hint}")

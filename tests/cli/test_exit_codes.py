@@ -116,8 +116,9 @@ def test_a_folder_of_runs_is_not_a_run_and_the_runs_in_it_are_named(
     run = tmp_path / "uav_quick" / "2026-seed1"
     run.mkdir(parents=True)
     (run / "scenario.yaml").write_text("name: x\n")
-    assert main(["resume", str(tmp_path)]) == 2
-    assert str(run) in capsys.readouterr().err
+    for command in ("resume", "eval", "audit"):
+        assert main([command, str(tmp_path)]) == 2
+        assert str(run) in capsys.readouterr().err
 
 
 def test_a_reader_that_stops_early_is_no_error() -> None:
