@@ -127,7 +127,8 @@ def film(scenario: Scenario, teams: Sequence[Team], folder: Path, step: int) -> 
     """One held-out episode as an MP4, drawn by the environment's ``render()``; the headline's way of acting.
 
     Raises:
-        UserError: The environment has no ``render()``, or it draws nothing that can be filmed.
+        UserError: The environment has no ``render()``, it draws nothing that can be filmed, or the film cannot be
+            written.
     """
     settings = scenario.evaluation
     env: Any = build_env(scenario, num_envs=1, render=True)
@@ -151,8 +152,11 @@ def film(scenario: Scenario, teams: Sequence[Team], folder: Path, step: int) -> 
     finally:
         env.close()
     path = folder / "media" / f"episode_step{step}.mp4"
-    path.parent.mkdir(exist_ok=True)
-    write_video(path, np.stack(frames))
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_video(path, np.stack(frames))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     return path
 
 

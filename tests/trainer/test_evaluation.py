@@ -256,6 +256,16 @@ def test_eval_of_other_networks_says_so(
     assert "the checkpoint's networks are not those of the scenario" in printed
 
 
+def test_a_film_that_cannot_be_written_is_a_user_error(
+    tmp_path: Path, whole_run: WholeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(whole_run("uav_gru"), tmp_path / "run")
+    shutil.rmtree(run / "media")
+    (run / "media").write_text("in the way")
+    assert main(["eval", str(run), "--episodes", "1", "--video"]) == 2
+    assert f"cannot write {run / 'media' / 'episode_step320.mp4'}: " in capsys.readouterr().err
+
+
 def test_an_environment_that_draws_nothing_is_not_filmed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
