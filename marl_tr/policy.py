@@ -153,11 +153,13 @@ class Policy(Protocol):
     """The policies of the agents of one group that learn alike.
 
     A registered agent kind is a factory ``(config, group: GroupSpec, *, rows: Rows, generator, device) -> Policy``.
+    `observes` says whether `observe` keeps statistics of inputs.
     """
 
     rows: Rows
     capabilities: frozenset[Capability]
     recurrent: bool
+    observes: bool
     module: nn.Module
 
     def initial_memory(self, trajectories: int) -> Tensor | None:
@@ -191,8 +193,11 @@ class Policy(Protocol):
         """The Fisher information at `law`, in its own parameters, times `tangents`."""
         ...
 
-    def observe(self, observation: Mapping[str, Tensor], mask: Tensor) -> None:
-        """Take a rollout's observations ``{leaf: [T, E, A, D]}`` into running statistics; the law must not change."""
+    def observe(self, observation: Mapping[str, Tensor], mask: Tensor, *, first: bool = False) -> None:
+        """Take a rollout's observations ``{leaf: [T, E, A, D]}`` into running statistics; the law must not change.
+
+        Only the `first` time, before anything was learned, it may.
+        """
         ...
 
     def diagnostics(self) -> dict[str, float]:

@@ -46,6 +46,7 @@ class ExplicitPolicy:
         self.rows = rows
         self.head = ProductHead({leaf: make_head(space, config.law) for leaf, space in group.action.items()})
         self.recurrent = config.network == "gru"
+        self.observes = config.normalise_observation
         self.module = ActorNetwork(
             config,
             encoder(config, group, rows=rows.learners, generator=generator),
@@ -97,9 +98,9 @@ class ExplicitPolicy:
         """See `marl_tr.policy.Policy`."""
         return law.fisher_product(tangents)
 
-    def observe(self, observation: Mapping[str, Tensor], mask: Tensor) -> None:
-        """Move the input statistics and rewrite the first layers so that the law stays."""
-        self.module.encoder.observe(observation, mask)
+    def observe(self, observation: Mapping[str, Tensor], mask: Tensor, *, first: bool = False) -> None:
+        """Move the input statistics and rewrite the first layers so that the law stays (but for the `first` time)."""
+        self.module.encoder.observe(observation, mask, first=first)
 
     def diagnostics(self) -> dict[str, float]:
         """Mean standard deviation of the Gaussian leaves, where there are any."""

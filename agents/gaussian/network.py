@@ -31,8 +31,8 @@ class ObservationEncoder(Protocol):
         """``{leaf: [L, T, N, ...]}`` to ``[L, T, N, width]``."""
         ...
 
-    def observe(self, observation: Mapping[str, Tensor], mask: Tensor) -> None:
-        """Take ``{leaf: [T, E, A, ...]}`` where `mask` into the input statistics; outputs must not change."""
+    def observe(self, observation: Mapping[str, Tensor], mask: Tensor, *, first: bool) -> None:
+        """Take ``{leaf: [T, E, A, ...]}`` where `mask` into the input statistics; outputs stay, but for the `first`."""
         ...
 
 
@@ -62,11 +62,11 @@ class FlatEncoder(nn.Module):
         features: Tensor = self.body(x if self.normaliser is None else self.normaliser(x))
         return features
 
-    def observe(self, observation: Mapping[str, Tensor], mask: Tensor) -> None:
+    def observe(self, observation: Mapping[str, Tensor], mask: Tensor, *, first: bool) -> None:
         """See `ObservationEncoder`."""
         if self.normaliser is not None:
             self.normaliser.update(self._beside(observation), mask)
-            self.normaliser.apply_update(self.body.first)
+            self.normaliser.adopt() if first else self.normaliser.apply_update(self.body.first)
 
     def _beside(self, observation: Mapping[str, Tensor]) -> Tensor:
         parts = [

@@ -41,6 +41,8 @@ class GraphRecurrentEncoder:
         self.value_layers: tuple[StackedLinear, ...] = (self.module.value.last,)
         self._hidden = config.width if config.recurrent else None
 
+    observes = False
+
     def initial_memory(self, environments: int) -> Tensor | None:
         """Zero memory ``[E, A, H]``; None without recurrence."""
         if self._hidden is None:
@@ -57,7 +59,7 @@ class GraphRecurrentEncoder:
             values, memories, _ = functional_call(self.module, dict(parameters), arguments)
         return Encoding(values=values, memories=memories)
 
-    def observe(self, inputs: CriticInputs) -> None:
+    def observe(self, inputs: CriticInputs, *, first: bool = False) -> None:
         """Nothing: the embedding is followed by a layer norm."""
 
     @torch.no_grad()
@@ -80,8 +82,11 @@ class GraphRecurrentEncoder:
         if not self._graph:
             return own.expand(steps, environments, -1, -1)
         if "adjacency" in inputs.state:
-            return (inputs.state["adjacency"] > 0) | own
-        return torch.ones_like(own).expand(steps, environments, -1, -1)
+            edges = inputs.state["adjacency"] > 0
+        else:
+            edges = torch.ones_like(own).expand(steps, environments, -1, -1)
+        # The dead neither give nor get attention, but for their own.
+        return (edges & inputs.alive.unsqueeze(-1) & inputs.alive.unsqueeze(-2)) | own
 
 
 class _GraphRecurrentNetwork(nn.Module):

@@ -81,7 +81,7 @@ class EntityEncoder(nn.Module):
         features: Tensor = self.body(torch.cat([own, *pooled], -1))
         return features
 
-    def observe(self, observation: Mapping[str, Tensor], mask: Tensor) -> None:
+    def observe(self, observation: Mapping[str, Tensor], mask: Tensor, *, first: bool) -> None:
         """See `marl_tr.agents.gaussian.network.ObservationEncoder`; unseen entities do not count."""
         for name, normaliser in self.normalisers.items():
             x = torch.cat([observation[leaf] for leaf in self._own], -1) if name == "own" else observation[name]
@@ -90,7 +90,7 @@ class EntityEncoder(nn.Module):
             assert isinstance(normaliser, InputNormaliser)
             assert isinstance(embed, StackedMLP)
             normaliser.update(x, taken)
-            normaliser.apply_update(embed.first)
+            normaliser.adopt() if first else normaliser.apply_update(embed.first)
 
     def _embed(self, name: str, x: Tensor) -> Tensor:
         embedded: Tensor = self.embed[name](self.normalisers[name](x) if name in self.normalisers else x)

@@ -41,10 +41,12 @@ class Encoder(Protocol):
 
     Attributes:
         value_layers: Linear layers that give the values, rescaled when the value units move.
+        observes: Whether `observe` keeps statistics of inputs.
     """
 
     module: nn.Module
     value_layers: tuple[StackedLinear, ...]
+    observes: bool
 
     def initial_memory(self, environments: int) -> Tensor | None:
         """Zero memory ``[E, A, H]``, or None."""
@@ -54,8 +56,8 @@ class Encoder(Protocol):
         """Values under `parameters` (by name), or under the module's own where None; differentiable."""
         ...
 
-    def observe(self, inputs: CriticInputs) -> None:
-        """Take inputs into running statistics; values must not change."""
+    def observe(self, inputs: CriticInputs, *, first: bool = False) -> None:
+        """Take inputs into running statistics; values must not change, but for the `first` time."""
         ...
 
     def diagnostics(self, inputs: CriticInputs) -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -116,15 +118,29 @@ class Critic:
         return Values(value=value, next_value=next_value, inputs=inputs)
 
     def fit(self, values: Values, target: Tensor, alive: Tensor) -> FitReport:
-        """Fit to `target` ``[T, E, A]`` (reward units) where `alive`; value units move afterwards, values stay."""
-        report = self._fit.fit(
-            values.inputs, self._normalise(values.value), self._normalise(target), alive, self.generator
-        )
-        if self._normaliser is not None:
+        """Fit to `target` ``[T, E, A]`` (reward units) where `alive`; value units move afterwards, values stay.
+
+        The very first targets set the units before they are fitted: there are no learned values to keep yet.
+        """
+        first = self._normaliser is not None and self._normaliser.fresh
+        if first:
+            assert self._normaliser is not None
+            self._normaliser.update(target[alive])
+            self._normaliser.adopt()
+            with torch.no_grad():
+                old = self.encoder.encode(None, values.inputs).values
+        else:
+            old = self._normalise(values.value)
+        report = self._fit.fit(values.inputs, old, self._normalise(target), alive, self.generator)
+        if self._normaliser is not None and not first:
             self._normaliser.update(target[alive])
             self._normaliser.rescale(*self.encoder.value_layers)
         self.encoder.observe(values.inputs)
         return report
+
+    def warm_up(self, rollout: Rollout) -> None:
+        """Take the scale of the inputs from a rollout before anything is learned."""
+        self.encoder.observe(rollout_inputs(rollout, self._memory), first=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Network, statistics, fit state, memory and generator."""

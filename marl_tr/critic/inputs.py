@@ -21,6 +21,7 @@ class CriticInputs:
         observation: ``{group: [T, E, A, D]}``, leaves side by side; zero for the dead.
         previous_action: ``{group: [T, E, A, D]}``, encoded; zero for the dead, whose policies act on all the same.
         state: ``{leaf: [T, E, ...]}``.
+        alive: ``[T, E, A]`` bool, agents of all groups.
         starts: ``[T, E]`` bool, memory is zero there.
         memory: ``[E, A, H]`` before the first step, or None.
     """
@@ -28,6 +29,7 @@ class CriticInputs:
     observation: dict[str, Tensor]
     previous_action: dict[str, Tensor]
     state: dict[str, Tensor]
+    alive: Tensor
     starts: Tensor
     memory: Tensor | None
 
@@ -37,6 +39,7 @@ class CriticInputs:
             observation={name: x[:, index] for name, x in self.observation.items()},
             previous_action={name: x[:, index] for name, x in self.previous_action.items()},
             state={name: x[:, index] for name, x in self.state.items()},
+            alive=self.alive[:, index],
             starts=self.starts[:, index],
             memory=None if self.memory is None else self.memory[index],
         )
@@ -61,6 +64,7 @@ class CriticInputs:
             observation={name: cut(x) for name, x in self.observation.items()},
             previous_action={name: cut(x) for name, x in self.previous_action.items()},
             state={name: cut(x) for name, x in self.state.items()},
+            alive=cut(self.alive),
             starts=cut(self.starts),
             memory=memory,
         )
@@ -71,6 +75,7 @@ class CriticInputs:
             observation={name: x.to(dtype) for name, x in self.observation.items()},
             previous_action={name: x.to(dtype) for name, x in self.previous_action.items()},
             state={name: x.to(dtype) for name, x in self.state.items()},
+            alive=self.alive,
             starts=self.starts,
             memory=None if self.memory is None else self.memory.to(dtype),
         )
@@ -82,6 +87,7 @@ def rollout_inputs(rollout: Rollout, memory: Tensor | None) -> CriticInputs:
         observation={name: _beside(g.observation, 3) * g.alive.unsqueeze(-1) for name, g in rollout.groups.items()},
         previous_action={name: g.previous_action * g.alive.unsqueeze(-1) for name, g in rollout.groups.items()},
         state={name: x.float() for name, x in rollout.state.items()},
+        alive=torch.cat([g.alive for g in rollout.groups.values()], -1),
         starts=rollout.starts,
         memory=memory,
     )
@@ -103,6 +109,7 @@ def bootstrap_inputs(rollout: Rollout, memories: Tensor | None) -> CriticInputs:
             name: (g.action[cut.time, cut.env] * alive[name]).unsqueeze(0) for name, g in rollout.groups.items()
         },
         state={name: x.float().unsqueeze(0) for name, x in cut.state.items()},
+        alive=cut.living.unsqueeze(0),
         starts=torch.zeros(1, len(cut.time), dtype=torch.bool, device=cut.time.device),
         memory=None if memories is None else memories[cut.time, cut.env],
     )

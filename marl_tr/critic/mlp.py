@@ -31,6 +31,7 @@ class MlpEncoder:
 
     def __init__(self, config: MlpCriticConfig, spec: EnvSpec, *, generator: torch.Generator) -> None:
         self._local = config.scope == "local"
+        self.observes = config.normalise_observation
         self._groups = tuple(group.name for group in spec.groups)
         self._state = tuple(leaf for leaf in spec.state if leaf not in _GRAPH_LEAVES)
         widths = {
@@ -67,10 +68,10 @@ class MlpEncoder:
             values = by_name["all"]
         return Encoding(values=values, memories=None)
 
-    def observe(self, inputs: CriticInputs) -> None:
-        """Move the input statistics, values kept."""
+    def observe(self, inputs: CriticInputs, *, first: bool = False) -> None:
+        """Move the input statistics, values kept (but for the `first` time)."""
         assert isinstance(self.module, _Networks)
-        self.module.observe(self._features(inputs))
+        self.module.observe(self._features(inputs), first=first)
 
     def diagnostics(self, inputs: CriticInputs) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Nothing to show."""
@@ -104,11 +105,11 @@ class _Networks(nn.Module):
             values[name] = self.networks[name](x.unsqueeze(0)).squeeze(0)
         return values
 
-    def observe(self, features: Mapping[str, Tensor]) -> None:
+    def observe(self, features: Mapping[str, Tensor], *, first: bool) -> None:
         for name, normaliser in self.normalisers.items():
             network = self.networks[name]
             assert isinstance(normaliser, InputNormaliser)
             assert isinstance(network, StackedMLP)
             x = features[name]
             normaliser.update(x, torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device))
-            normaliser.apply_update(network.first)
+            normaliser.adopt() if first else normaliser.apply_update(network.first)

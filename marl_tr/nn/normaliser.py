@@ -2,8 +2,11 @@
 
 Statistics are gathered by `update` and come into force only by `apply_update` or `rescale`, which rewrites
 the layer beside them in the same moment. A rollout is thus collected, and a divergence measured, under one
-normalisation. An optimizer's moments of a rewritten layer are in the old units; the caller resets them where
-that matters.
+normalisation. Before anything has been learned there is no function worth keeping: `adopt` brings the first
+statistics into force alone, so that a network starts from inputs (and values) of order one.
+
+An optimizer's moments of a rewritten layer are in the old units. After the first statistics units move by
+little, and the moments forget.
 """
 
 from __future__ import annotations
@@ -59,6 +62,13 @@ class InputNormaliser(nn.Module):
             return
         mean = samples.mean(0)
         _merge(self, torch.full_like(self.count, samples.shape[0]), mean, (samples - mean).square().sum(0))
+
+    @torch.no_grad()
+    def adopt(self) -> None:
+        """Bring the statistics into force and rewrite nothing: the composed function changes."""
+        shift, scale = _moments(self, self.minimum_std)
+        self.shift.copy_(shift)
+        self.scale.copy_(scale)
 
     @torch.no_grad()
     def apply_update(self, first_linear: StackedLinear) -> None:
@@ -140,6 +150,18 @@ class ValueNormaliser(nn.Module):
             share = (1 - kept) / (1 - self.decay) / number.clamp_min(1)
             number, m2 = number * share, m2 * share
         _merge(self, number, mean, m2)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether no value was taken yet."""
+        return not bool(self.count.any())
+
+    @torch.no_grad()
+    def adopt(self) -> None:
+        """Bring the statistics into force and rewrite nothing: denormalised outputs change."""
+        shift, scale = _moments(self, self.minimum_std)
+        self.shift.copy_(shift)
+        self.scale.copy_(scale)
 
     @torch.no_grad()
     def rescale(self, *last_linears: StackedLinear) -> None:

@@ -102,8 +102,18 @@ class Trainer:
         }
 
     def start(self) -> None:
-        """First episodes."""
-        self.collector.reset(derive_seed(self.scenario.seed, "env"))
+        """First episodes; where inputs are normalised, after a rollout that tells their scale and nothing else.
+
+        That rollout is not learned from and not counted. Without it networks would start on inputs of any scale,
+        and later changes of the statistics keep what a network does, saturation included.
+        """
+        seed = derive_seed(self.scenario.seed, "env")
+        self.collector.reset(seed)
+        if self.critic.encoder.observes or any(player.team.policy.observes for player in self.players):
+            rollout = self.collector.collect(self.scenario.trainer.rollout_steps)
+            self._observe(rollout, first=True)
+            self.critic.warm_up(rollout)
+            self.collector.reset(seed)
 
     def iterate(self, *, diagnose: bool = False) -> Iteration:
         """One rollout and everything that is learned from it.
@@ -208,13 +218,17 @@ class Trainer:
         ]
         progress = min(1.0, self.iteration / self.iterations)
         reports = self._schedule.update(assignments, self._guard, self._generator, progress)
+        self._observe(rollout, first=False)
+        return reports
+
+    def _observe(self, rollout: Rollout, *, first: bool) -> None:
         for player in self.players:
             group = rollout.groups[player.team.group.name]
             player.team.policy.observe(
                 {leaf: player.team.select(x, axis=2) for leaf, x in group.observation.items()},
                 player.team.select(group.alive, axis=2),
+                first=first,
             )
-        return reports
 
     def _assignment(self, player: Player, rollout: Rollout, raw: Tensor, offset: int) -> Assignment:
         team, rows = player.team, player.team.policy.rows

@@ -23,6 +23,7 @@ from learning_examples import (
 from torch import Tensor
 
 from marl_tr.agents.gaussian.config import GaussianConfig
+from marl_tr.agents.matr.agent import make as make_matr
 from marl_tr.agents.matr.config import MatrConfig
 from marl_tr.nn.heads import UnsupportedActionSpace
 from marl_tr.policy import Capability, Policy, PolicyBatch, Rows
@@ -254,3 +255,32 @@ def _scaled(batch: PolicyBatch, scale: Tensor, shift: Tensor) -> PolicyBatch:
 
 def _double(law: Any) -> Any:
     return law.map(lambda x: x.double() if x.is_floating_point() else x)
+
+
+@pytest.mark.parametrize("kind", ["flat", "entities"])
+def test_the_first_statistics_bring_inputs_of_any_scale_to_order_one(kind: str) -> None:
+    config = MatrConfig(network="mlp", hidden=[32], law="gaussian", activation="tanh", normalise_observation=True)
+    config = config.model_copy(update={"encoder": kind})
+    shapes = {"own": (4,), "users": (5, 3)}
+    group = GroupSpec(
+        name="robot",
+        agents=("robot_0",),
+        observation={name: spaces.Box(-np.inf, np.inf, shape) for name, shape in shapes.items()},
+        action={"action": spaces.Box(-1.0, 1.0, (2,))},
+    )
+    policy = make_matr(
+        config,
+        group,
+        rows=Rows(agents=1, shared=True),
+        generator=torch.Generator().manual_seed(1),
+        device=torch.device("cpu"),
+    )
+    noise = torch.Generator().manual_seed(2)
+    seen = {name: 1e4 * torch.randn(20, 8, 1, *shape, generator=noise) + 3e4 for name, shape in shapes.items()}
+    policy.observe(seen, torch.ones(20, 8, 1, dtype=torch.bool), first=True)
+    encoder = policy.module.encoder
+    layer = encoder.body.first if kind == "flat" else encoder.embed["users"].first
+    normaliser = encoder.normaliser if kind == "flat" else encoder.normalisers["users"]
+    inputs = torch.cat([x.flatten(3) for x in seen.values()], -1) if kind == "flat" else seen["users"]
+    outputs = torch.tanh(layer(normaliser(inputs).reshape(1, -1, inputs.shape[-1])))
+    assert float((outputs.abs() > 0.99).float().mean()) < 0.2

@@ -58,6 +58,7 @@ def make_inputs(seed: int = 0, *, memory: Tensor | None = None, state: bool = Tr
         observation={n: torch.randn(STEPS, COPIES, a, d, generator=noise) for n, a, d, _ in GROUPS},
         previous_action={n: torch.randn(STEPS, COPIES, a, d, generator=noise) for n, a, _, d in GROUPS},
         state=leaves if state else {},
+        alive=torch.ones(STEPS, COPIES, AGENTS, dtype=torch.bool),
         starts=torch.rand(STEPS, COPIES, generator=noise) < 0.2,
         memory=memory,
     )

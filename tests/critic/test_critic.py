@@ -38,9 +38,10 @@ EVERYBODY = torch.ones(STEPS, COPIES, AGENTS, dtype=torch.bool)
 @pytest.mark.parametrize("scope", ["centralized", "local"])
 @pytest.mark.parametrize(("mean", "spread"), [(0.0, 1e-3), (100.0, 30.0), (-5.0, 0.5)])
 def test_a_change_of_units_leaves_the_values(mean: float, spread: float, scope: str) -> None:
-    """PopArt: a fit with a step of nearly nothing moves the units only."""
+    """PopArt: a fit with a step of nearly nothing moves the units only, once the first targets have set them."""
     critic = mlp_critic(scope=scope, fit=AdamFitConfig(learning_rate=1e-30))
     rollout = make_rollout(make_inputs())
+    critic.fit(critic.evaluate(rollout), 2 * mean + spread * torch.randn(STEPS, COPIES, AGENTS), EVERYBODY)
     before = critic.evaluate(rollout)
     for update in range(3):
         noise = torch.randn(STEPS, COPIES, AGENTS, generator=generator(update))
@@ -50,12 +51,23 @@ def test_a_change_of_units_leaves_the_values(mean: float, spread: float, scope: 
             assert float((new - old).abs().max()) < 1e-4 * max(float(old.abs().max()), abs(mean))
 
 
-def test_learned_values_reach_targets_in_large_units() -> None:
-    for unit in (1.0, 1e2, 1e4):
+def test_the_first_targets_set_the_units_before_they_are_fitted() -> None:
+    critic = mlp_critic(fit=AdamFitConfig(learning_rate=1e-30))
+    rollout = make_rollout(make_inputs())
+    target = 500 + 20 * torch.randn(STEPS, COPIES, AGENTS, generator=generator(4))
+    report = critic.fit(critic.evaluate(rollout), target, EVERYBODY)
+    # A head that starts near zero now says about the targets' mean, one standard deviation off: F is one half.
+    assert critic.evaluate(rollout).value.mean() == pytest.approx(500, abs=5)
+    assert report.loss_before == pytest.approx(0.5, abs=0.01)
+    assert abs(report.explained_variance) < 0.1
+
+
+def test_learned_values_reach_targets_in_any_unit() -> None:
+    for unit in (1e-3, 1.0, 1e4):
         critic = mlp_critic(fit=TrustRegionFitConfig(bound=1.0, steps=3, subsample=1.0))
         rollout = make_rollout(make_inputs())
         target = unit * (3 + torch.randn(STEPS, COPIES, AGENTS, generator=generator(4)))
-        for _ in range(20):
+        for _ in range(10):
             critic.fit(critic.evaluate(rollout), target, EVERYBODY)
         rest = (critic.evaluate(rollout).value - target).square().mean().sqrt() / target.std()
         assert float(rest) < 0.5, f"unit {unit}"
@@ -137,6 +149,7 @@ def test_next_values_of_a_recurrent_critic_remember_the_rollout() -> None:
         observation={n: torch.cat([x, cut.observation[n]["observation"][None]]) for n, x in inputs.observation.items()},
         previous_action={n: torch.cat([x, x[-1:]]) for n, x in inputs.previous_action.items()},
         state={n: torch.cat([x, cut.state[n][None]]) for n, x in inputs.state.items()},
+        alive=torch.cat([inputs.alive, inputs.alive[-1:]]),
         starts=torch.cat([inputs.starts, torch.zeros(1, COPIES, dtype=torch.bool)]),
     )
     with torch.no_grad():

@@ -128,6 +128,17 @@ def test_one_attention_layer_reaches_the_neighbours_and_no_further() -> None:
     assert all(torch.equal(reached[t, t], chain.bool()) for t in range(STEPS))
 
 
+def test_the_dead_give_no_attention_and_get_none() -> None:
+    encoder = graph_encoder(recurrent=False)
+    alive = torch.ones(STEPS, COPIES, AGENTS, dtype=torch.bool)
+    alive[:, :, 1] = False
+    inputs = replace(_complete(inputs_for(encoder)), alive=alive)
+    reached = influence(encoder, inputs, "previous_action")[0, 0]
+    assert not reached[[0, 2], 1].any()
+    assert not reached[1, [0, 2]].any()
+    assert reached[0, 2]
+
+
 def test_a_node_always_sees_itself() -> None:
     encoder = graph_encoder()
     inputs = inputs_for(encoder)
