@@ -1,8 +1,9 @@
 """Collecting experience, and what is made of it before learning."""
 
 from marl_tr.rollout.advantage import Advantage, generalised_advantage, normalise
-from marl_tr.rollout.collector import Collector, Team
+from marl_tr.rollout.collector import Collector
 from marl_tr.rollout.container import Bootstrap, EpisodeStatistics, GroupRollout, PolicyRecord, Rollout
+from marl_tr.rollout.team import Team
 
 __all__ = [
     "Advantage",

@@ -64,7 +64,7 @@ def _set(document: Document, names: list[str], value: Any, key_place: Place, val
             _forget(document, path)
             document.keys[path] = key_place
             document.values[path] = Place(key_place.file, None, value_column, key_place.source)
-            target[step] = value  # type: ignore[index]
+            target[step] = value  # type: ignore[index]  # a dict or a list, and the step fits it
         elif isinstance(target, dict):
             if target.get(name) is None:
                 target[name] = {}

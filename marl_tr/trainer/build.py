@@ -14,7 +14,7 @@ from marl_tr.errors import UserError
 from marl_tr.policy import Rows
 from marl_tr.region.turn import Learners, Objective, Region
 from marl_tr.registry import find
-from marl_tr.rollout.collector import Team
+from marl_tr.rollout.team import Team
 from marl_tr.scenario.schema import AgentPart, Scenario
 from marl_tr.schedule.assignment import Schedule
 from marl_tr.trainer.seeding import make_generator

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from marl_tr.analysis.statistics import iqm, stratified_bootstrap_ci
-from marl_tr.rollout.collector import Team, play
+from marl_tr.rollout.team import Team, play
 from marl_tr.trainer.seeding import make_generator
 from marl_tr.vector.contract import Actions, Leaves, Step, Trajectory, VectorEnv
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from marl_tr.rollout.collector import Team
+from marl_tr.rollout.team import Team
 from marl_tr.scenario.schema import Scenario
 from marl_tr.trainer.build import build_env, device_of
 from marl_tr.trainer.evaluation import Episodes, evaluate_act, evaluate_policies, summarise

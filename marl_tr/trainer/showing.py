@@ -15,7 +15,7 @@ from marl_tr.analysis.curves import read_scalars
 from marl_tr.analysis.plots import Curve, learning_curve_figure, save_figure
 from marl_tr.analysis.video import write_video
 from marl_tr.errors import UserError
-from marl_tr.rollout.collector import Team
+from marl_tr.rollout.team import Team
 from marl_tr.scenario.schema import Scenario
 from marl_tr.trainer.build import build_env, device_of
 from marl_tr.trainer.evaluation import Episodes, policy_actor, summarise

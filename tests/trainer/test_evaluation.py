@@ -19,7 +19,7 @@ from scipy.stats import trim_mean
 from marl_tr.analysis.curves import read_scalars
 from marl_tr.cli import main
 from marl_tr.events.stream import Phase
-from marl_tr.rollout.collector import Team
+from marl_tr.rollout.team import Team
 from marl_tr.scenario import load_scenario
 from marl_tr.trainer.build import build_env, build_players
 from marl_tr.trainer.checkpoint import load_checkpoint
