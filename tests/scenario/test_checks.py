@@ -85,10 +85,10 @@ def test_a_combination_that_a_preset_made_is_shown_at_the_preset(problems: Load)
 @pytest.mark.parametrize(
     ("overrides", "count"),
     [
-        (["env.config.rho=1.0"], 0),
-        (["env.config.rho=0.5"], 1),
-        (["env.config.rho=0.5", "env.reward=mean"], 0),
-        (["env.config.rho=0.5", "schedule.kind=simultaneous"], 0),
+        (["env.reward=own", "env.config.rho=1.0"], 0),
+        (["env.reward=own", "env.config.rho=0.5"], 1),
+        (["env.reward=mean", "env.config.rho=0.5"], 0),
+        (["env.reward=own", "env.config.rho=0.5", "schedule.kind=simultaneous"], 0),
     ],
 )
 def test_a_sequence_of_updates_on_selfish_rewards_is_warned_of(overrides: list[str], count: int) -> None:
