@@ -83,19 +83,6 @@ class AuditLog:
         """The chain's last digest, for a checkpoint."""
         return {"digest": self._digest}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Check that the file, cut back by `truncate_logs`, is the one that the checkpoint belongs to.
-
-        Raises:
-            LogMismatch: It ends with another digest.
-        """
-        if state["digest"] != self._digest:
-            raise LogMismatch(
-                f"{self._path} ends with digest {self._digest[:12]}..., the checkpoint with "
-                f"{str(state['digest'])[:12]}...: the log was edited since. Restore it, or resume from an "
-                "older checkpoint."
-            )
-
     def close(self) -> None:
         """Bring everything to the disk and close the file."""
         self._file.close()

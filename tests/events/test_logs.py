@@ -11,7 +11,7 @@ import pytest
 
 from marl_tr.errors import UserError
 from marl_tr.events import Event, EventStream, Phase
-from marl_tr.events.audit_log import AuditLog
+from marl_tr.events.audit_log import AuditLog, check_chain
 from marl_tr.events.jsonl import JsonlSink
 from marl_tr.events.line_file import LogMismatch, truncate_logs
 from marl_tr.events.strict_json import dumps, number
@@ -73,9 +73,9 @@ def test_a_resumed_log_equals_the_uninterrupted_one(tmp_path: Path) -> None:
     log.close()
     (broken / "metrics.jsonl").open("a").write('{"step": 99, "half a li')
 
+    check_chain(broken, position["audit.jsonl"], state["digest"])
     truncate_logs(broken, position)
     stream, log = EventStream([JsonlSink(broken)]), AuditLog(broken)
-    log.load_state_dict(state)
     events(stream, log, range(4, 10))
     stream.close()
     log.close()
@@ -154,10 +154,12 @@ def test_the_chain_goes_on_in_a_file_that_is_there(tmp_path: Path) -> None:
 def test_another_log_than_the_checkpoints_is_refused(tmp_path: Path) -> None:
     log = AuditLog(tmp_path)
     log.append({"i": 0})
-    state = log.state_dict()
+    first = log.state_dict()["digest"]
     log.append({"i": 1})
-    with pytest.raises(LogMismatch, match=r"audit\.jsonl ends with digest"):
-        log.load_state_dict(state)
+    log.position()
+    check_chain(tmp_path, 1, first)
+    with pytest.raises(LogMismatch, match=r"audit\.jsonl: line 2 has digest"):
+        check_chain(tmp_path, 2, first)
     with pytest.raises(ValueError, match="digest"):
         log.append({"digest": "mine"})
     log.close()
