@@ -1,4 +1,4 @@
-"""Shipped scenarios learn: slow, run with ``-m slow``. Thresholds stand far below what was measured."""
+"""Shipped scenarios learn: slow, run with ``-m slow``."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ THRESHOLDS = [
     ("cartpole", [], "eval/mode/mean", 475.0),
     # A policy that swings up and balances earns about -150 to -200; one that never does, below -1000.
     ("pendulum", [], "eval/mode/mean", -250.0),
-    # Mean over agents; random play earns about -24.8. Seeds differ: -20.0 and -22.5 were measured at 200,000 steps.
-    ("simple_spread", [], "eval/mode/mean", -23.5),
+    # Mean over agents; random play earns about -24.8, HARL's HATRPO recorded -21.7 at 200,000 steps. Missed at present,
+    # by 0.06 (docs/results.md).
+    ("simple_spread", [], "eval/mode/mean", -22.0),
     # The demo: untrained agents earn about 0.28, k-means at full power 0.718.
     ("uav_quick", [], "eval/sampled/window_mean", 0.5),
 ]
