@@ -84,6 +84,7 @@ class PolicyBatch:
         memory: ``[L, N, H]`` at the first step, or None.
         starts: ``[L, T, N]`` bool: an episode begins at this step (memory is zero there).
         mask: ``[L, T, N]`` bool: the agent was alive and to move.
+        chain: ``[L, T, N, k]`` int64, which steps of the policy's own chain are scored; None: all ``K``.
     """
 
     observation: dict[str, Tensor]
@@ -91,6 +92,7 @@ class PolicyBatch:
     memory: Tensor | None
     starts: Tensor
     mask: Tensor
+    chain: Tensor | None = None
 
     def rows(self, index: list[int]) -> PolicyBatch:
         """The batch of some learners only."""
@@ -122,30 +124,37 @@ class PolicyBatch:
             memory=None if self.memory is None else on_memory(self.memory),
             starts=on_rows(self.starts),
             mask=on_rows(self.mask),
+            chain=None if self.chain is None else on_rows(self.chain),
         )
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Recorded decisions under given parameters.
+    """Recorded decisions under given parameters; ``k`` is ``K``, or what `PolicyBatch.chain` asked for.
 
     Attributes:
-        log_prob: ``[L, T, N, K]``, summed over the action's dimensions.
+        log_prob: ``[L, T, N, k]``, summed over the action's dimensions; zero for steps without a likelihood.
         entropy: ``[L, T, N]``.
         law: The policy's own description of its decisions, opaque to the trainer but for ``law.map(function)``,
             which applies a function to each tensor it holds; `Policy.divergence` compares two.
+        weight: What the objective weighs each chain step's gain by, ``[L, T, N, k]``; None: all alike.
+        dimensions: Over how many dimensions `log_prob` is a sum, for ratios that are means.
     """
 
     log_prob: Tensor
     entropy: Tensor
     law: Any
+    weight: Tensor | None = None
+    dimensions: int = 1
 
     def rows(self, index: list[int]) -> Evaluation:
         """The evaluation of some learners only."""
-        return Evaluation(
+        return replace(
+            self,
             log_prob=self.log_prob[index],
             entropy=self.entropy[index],
             law=self.law.map(lambda x: x[index]),
+            weight=None if self.weight is None else self.weight[index],
         )
 
 
@@ -182,7 +191,7 @@ class Policy(Protocol):
         ...
 
     def divergence(self, anchor: Any, law: Any) -> Tensor:
-        """KL(anchor || law) of two laws of `evaluate`, a decision and chain step: ``[L, T, N, K]``."""
+        """KL(anchor || law) of two laws of `evaluate`, a decision and chain step: ``[L, T, N, k]``."""
         ...
 
     def law_parameters(self, parameters: Parameters, batch: PolicyBatch) -> tuple[Tensor, ...]:

@@ -1,7 +1,7 @@
 """Names to factories, for everything that a scenario can name.
 
 Built-in and third-party parts come in by the same road: an entry point (groups ``marl_tr.envs``, ``.agents``,
-``.critics``, ``.objectives``, ``.regions``, ``.schedules``, ``.commands``) that exposes a table
+``.critics``, ``.models``, ``.objectives``, ``.regions``, ``.schedules``, ``.commands``) that exposes a table
 ``{name: Entry}``. A process adds its own with `register` / `register_env`; a scenario may name
 ``my_package.module:factory`` directly, and ``gymnasium/CartPole-v1`` leads to Gymnasium's own registry.
 """
@@ -34,7 +34,7 @@ __all__ = [
     "resolve",
 ]
 
-KINDS = ("envs", "agents", "critics", "objectives", "regions", "schedules", "commands")
+KINDS = ("envs", "agents", "critics", "models", "objectives", "regions", "schedules", "commands")
 
 
 @dataclass(frozen=True)

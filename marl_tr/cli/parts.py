@@ -9,7 +9,7 @@ import typer
 from marl_tr import registry
 from marl_tr.cli.tables import print_table
 
-__all__ = ["agents", "critics", "envs", "objectives", "regions", "schedules"]
+__all__ = ["agents", "critics", "envs", "models", "objectives", "regions", "schedules"]
 
 Name = Annotated[str | None, typer.Argument(metavar="NAME", help="Show the settings of this one.")]
 
@@ -27,6 +27,11 @@ def agents(name: Name = None) -> None:
 def critics(name: Name = None) -> None:
     """List critics, or one critic's settings with their defaults."""
     _show("critics", name)
+
+
+def models(name: Name = None) -> None:
+    """List flow models: pretrained, or in closed form."""
+    _show("models", name)
 
 
 def objectives(name: Name = None) -> None:

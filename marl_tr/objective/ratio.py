@@ -26,6 +26,12 @@ class Surrogate:
 
     def __init__(self, config: SurrogateConfig) -> None:
         self.entropy = config.entropy
+        self.reduction = config.reduction
+
+    def ratio(self, log_prob: Tensor, old_log_prob: Tensor, dimensions: int) -> Tensor:
+        """The ratio of each chain step ``[L, T, N, k]``, or its root of that degree where reductions are means."""
+        scale = dimensions if self.reduction == "mean" else 1
+        return likelihood_ratio(log_prob / scale, old_log_prob / scale)
 
     def gain(self, ratio: Tensor, advantage: Tensor) -> Tensor:
         """What is to be maximised, a decision: shapes ``[L, T, N, K]`` and ``[L, T, N, 1]`` to ``[L, T, N, K]``."""

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from marl_tr.objective.ratio import likelihood_ratio
 from marl_tr.policy import Capability, Evaluation, Parameters, Policy, PolicyBatch, masked_mean
 
 __all__ = ["Candidate", "Learners", "Measurement", "Objective", "Region", "Turn"]
 
 
 class Objective(Protocol):
-    """What an update wants; maximised."""
+    """What an update wants; maximised.
+
+    Attributes:
+        entropy: Weight of the entropy bonus.
+        reduction: How gains are brought together over the policy's chain.
+    """
 
     requires: frozenset[Capability]
     entropy: float
+    reduction: Literal["sum", "mean"]
+
+    def ratio(self, log_prob: Tensor, old_log_prob: Tensor, dimensions: int) -> Tensor:
+        """The likelihood ratio of each chain step, ``[L, T, N, k]``."""
+        ...
 
     def gain(self, ratio: Tensor, advantage: Tensor) -> Tensor:
-        """Per decision and chain step, ``[L, T, N, K]``."""
+        """Per decision and chain step: ``[L, T, N, k]`` and ``[L, T, N, 1]`` to ``[L, T, N, k]``."""
         ...
 
 
@@ -113,10 +122,16 @@ class Turn:
     def gain(self, evaluation: Evaluation, old_log_prob: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
         """Mean objective a row, ``[R]``, entropy bonus included; differentiable in `evaluation`.
 
-        `old_log_prob`, `advantage` and `mask` are those of the decisions in `evaluation` (a minibatch, perhaps).
+        `old_log_prob`, `advantage` and `mask` are those of the decisions and chain steps in `evaluation` (a minibatch,
+        perhaps; of some chain steps the sum over the chain is estimated).
         """
-        ratio = likelihood_ratio(evaluation.log_prob, old_log_prob)
-        per_decision = self.objective.gain(ratio, advantage.unsqueeze(-1)).sum(-1)
+        ratio = self.objective.ratio(evaluation.log_prob, old_log_prob, evaluation.dimensions)
+        per_step = self.objective.gain(ratio, advantage.unsqueeze(-1))
+        if evaluation.weight is not None:
+            per_step = per_step * evaluation.weight
+        per_decision = per_step.mean(-1)
+        if self.objective.reduction == "sum":
+            per_decision = per_decision * self.old.log_prob.shape[-1]
         if self.objective.entropy:
             per_decision = per_decision + self.objective.entropy * evaluation.entropy
         return masked_mean(per_decision, mask)

@@ -19,6 +19,7 @@ __all__ = [
     "EvaluationSection",
     "OptimizerSection",
     "Part",
+    "PretrainingSection",
     "Scenario",
     "Strict",
     "TrainerSection",
@@ -119,6 +120,23 @@ class TrainerSection(Strict):
     )
 
 
+class PretrainingSection(Strict):
+    """Flow matching on an environment's own data ('marl-tr pretrain'); 'marl-tr run' leaves it alone."""
+
+    steps: int = Field(default=10_000, ge=1, description="Optimizer steps.")
+    batch: int = Field(default=32, ge=1, le=65_536, description="Samples a step.")
+    learning_rate: float = Field(default=1e-3, gt=0, le=1, description="AdamW's, after a warm-up of 2 % of the steps.")
+    decay: float = Field(default=0.5, ge=0, le=1, description="Last share of the steps, in which the rate falls to 0.")
+    weight_decay: float = Field(default=0.01, ge=0, description="AdamW's.")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="Gradient norm, clipped above.")
+    ema: float = Field(default=0.9995, ge=0, lt=1, description="Decay of the average of weights that is kept.")
+    shift: float = Field(default=3.0, ge=1, le=100, description="Of the noise levels: s = shift u / (1 + (shift-1) u).")
+    drop_condition: float = Field(
+        default=0.1, ge=0, lt=1, description="Share of samples without a condition, for classifier-free guidance."
+    )
+    save_every: int = Field(default=1000, ge=1, description="Steps between checkpoints (and measures).")
+
+
 class EvaluationSection(Strict):
     """Held-out episodes."""
 
@@ -168,6 +186,9 @@ class Scenario(Strict):
     )
     trainer: TrainerSection
     evaluation: EvaluationSection = EvaluationSection()
+    pretraining: PretrainingSection | None = Field(
+        default=None, description="How 'marl-tr pretrain' trains the flow on the environment's data."
+    )
 
 
 PARTS: dict[str, str] = {
