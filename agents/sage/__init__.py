@@ -1,10 +1,13 @@
-"""SAGE-GRPO: flow policies whose exploration, gradients and drift are controlled, and the samplers it is compared with.
-
-`sampler` has the mathematics of one step, `scheduler` puts it into a diffusers pipeline, `equalizer` weighs the steps.
-"""
+"""Flow policies trained by SAGE-GRPO and its baselines (arXiv 2603.21872, reconstructed)."""
 
 from marl_tr.registry import Entry
 
 __all__ = ["AGENTS"]
 
-AGENTS: dict[str, Entry] = {}
+AGENTS = {
+    "flow": Entry(
+        target="marl_tr.agents.sage.policy:make",
+        config="marl_tr.agents.sage.config:FlowConfig",
+        summary="flow-matching policies sampled by an SDE (sage, flow, dance, cps, precise)",
+    ),
+}

@@ -1,0 +1,315 @@
+"""Flow policies: actions from a chain of Gaussian steps, whose likelihood and divergence are exact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from marl_tr.agents.sage.config import FlowConfig
+from marl_tr.agents.sage.equalizer import equalizer_weights
+from marl_tr.agents.sage.law import ChainLaw
+from marl_tr.agents.sage.sampler import Coefficients, Sampler, sigma_grid
+from marl_tr.agents.sage.stacked import StackedNetworks
+from marl_tr.errors import UserError
+from marl_tr.nn.velocity import build_velocity
+from marl_tr.policy import Action, Capability, Evaluation, Parameters, PolicyBatch, Rows
+from marl_tr.vector.contract import GroupSpec
+
+__all__ = ["FlowPolicy", "make"]
+
+LATENT, SIGMA = "latent", "sigma"
+"""Leaves of an environment whose own steps denoise: the present state, and its noise level with the next one."""
+
+_FORWARD_ELEMENTS = 2**21
+"""Numbers that enter the network at once where no gradient is kept: bounds the memory of large batches."""
+
+
+class FlowPolicy:
+    """Decentralised flow-matching policies of one team.
+
+    The chain's transitions are policies in the sense of DDPO (Black et al., arXiv 2305.13301): step ``k`` decides
+    ``x_{k+1} ~ N(a_k x_k + b_k v(x_k, s_k | o), std_k^2 I)`` with the sampler's coefficients.
+
+    Args:
+        config: Network, sampler and grid.
+        group: The agents' spaces; one Box action.
+        rows: How agents share parameters.
+        generator: Source of the networks' start.
+        device: Where the networks live.
+
+    Raises:
+        UserError: The action space is not one Box, or the environment's steps are no denoising steps although the
+            chain is to be the environment's.
+    """
+
+    capabilities = frozenset({Capability.LOG_PROB, Capability.KL})
+    recurrent = False
+    observes = False
+
+    def __init__(
+        self, config: FlowConfig, group: GroupSpec, *, rows: Rows, generator: torch.Generator, device: torch.device
+    ) -> None:
+        self.rows = rows
+        self._config, self._device = config, device
+        self._leaf, self._box = _box_of(group)
+        self._own = config.chain == "own"
+        if not self._own:
+            _check_denoising(group, self._box)
+        self._condition = tuple(leaf for leaf in group.observation if self._own or leaf not in (LATENT, SIGMA))
+        seen = replace(group, observation={leaf: group.observation[leaf] for leaf in self._condition})
+        networks = [build_velocity(config.network, seen, generator) for _ in range(rows.learners)]
+        self.module = StackedNetworks(networks).to(device)
+        self.sampler = Sampler(
+            kind=config.sampler,
+            eta=config.eta,
+            clamp=config.clamp,
+            clamp_eps=config.clamp_eps,
+            cps_log_prob=config.cps_log_prob,
+            window=config.sde_window,
+        )
+        self.sigmas = sigma_grid(config.steps, config.shift)
+        self.coefficients = self.sampler.coefficients(self.sigmas)
+        self._surrogate = config.sampler == "cps" and config.cps_log_prob == "surrogate"
+        self._std = self.coefficients.std.float().to(device)
+        self._levels = self.coefficients.s.float().to(device)
+        self.weights = self._chain_weights().float().to(device)
+
+    @property
+    def dimensions(self) -> int:
+        """``D`` of an action."""
+        return int(np.prod(self._box.shape))
+
+    def initial_memory(self, trajectories: int) -> Tensor | None:
+        """None: it remembers nothing."""
+        return None
+
+    def act(
+        self,
+        observation: Mapping[str, Tensor],
+        memory: Tensor | None,
+        generator: torch.Generator,
+        *,
+        mode: bool = False,
+    ) -> Action:
+        """See `marl_tr.policy.Policy`; `mode` integrates the ODE. The record holds the chain's states."""
+        if not self._own:
+            return self._denoise_once(observation, generator, mode=mode)
+        lead = next(iter(observation.values())).shape[:2]
+        x = torch.randn(*lead, self.dimensions, generator=generator, device=self._device)
+        steps, coefficients = self._chain_of(mode)
+        if mode and self._config.mode_noise == "zero":
+            x = torch.zeros_like(x)
+        states, clean = [x], x
+        for k in range(steps):
+            velocity = self._velocity(None, x, coefficients.s[k].to(x).expand(lead), observation)
+            clean = x - float(coefficients.s[k]) * velocity
+            x = coefficients.mean(x, velocity, k)
+            if coefficients.std[k] > 0:
+                noise = torch.randn(x.shape, generator=generator, device=self._device)
+                x = torch.add(x, noise, alpha=float(coefficients.std[k]))
+            states.append(x)
+        decoded = clean if self._config.decode == "clean" else x
+        return Action(env={self._leaf: self._to_env(decoded)}, record={"chain": torch.stack(states, 2)}, memory=None)
+
+    def evaluate(self, parameters: Parameters, batch: PolicyBatch) -> Evaluation:
+        """See `marl_tr.policy.Policy`; in an environment that denoises, ``K = 1``."""
+        x, x_next, step = self._transitions(batch)
+        mean = self._means(parameters, x, step, batch)
+        law = ChainLaw(mean=mean, std=self._std.to(mean.dtype)[step])
+        log_prob = law.surrogate(x_next) if self._surrogate else law.log_prob(x_next)
+        return Evaluation(
+            log_prob=log_prob,
+            entropy=law.entropy(),
+            law=law,
+            weight=self.weights.to(mean.dtype)[step],
+            dimensions=self.dimensions,
+        )
+
+    def divergence(self, anchor: ChainLaw, law: ChainLaw) -> Tensor:
+        """KL(anchor || law), exact, ``[L, T, N, k]``; zero at deterministic steps, which no density measures."""
+        return anchor.kl(law)
+
+    def law_parameters(self, parameters: Parameters, batch: PolicyBatch) -> tuple[Tensor, ...]:
+        """The means of the chain's steps side by side, ``[L, T, N, k D]``."""
+        x, _, step = self._transitions(batch)
+        return (self._means(parameters, x, step, batch).flatten(-2),)
+
+    def fisher_product(self, law: ChainLaw, tangents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The Fisher information of the means is ``1 / std^2``; deterministic steps carry none."""
+        tangent = tangents[0].unflatten(-1, law.mean.shape[-2:])
+        precision = torch.where(law.stochastic, law.std, torch.inf).pow(-2).unsqueeze(-1)
+        return ((tangent * precision).flatten(-2),)
+
+    def observe(self, observation: Mapping[str, Tensor], mask: Tensor, *, first: bool = False) -> None:
+        """Nothing: no statistics are kept."""
+
+    def diagnostics(self) -> dict[str, float]:
+        """Least deviation of a stochastic step, and the mean of the equalizer's weights (both fixed by the grid)."""
+        stochastic = self.coefficients.stochastic
+        return {
+            "flow/sde_std_min": float(self.coefficients.std[stochastic].min()),
+            "flow/equalizer_scale": float(self.weights.mean()),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The trained parameters, and sums of what is not trained, by which another model is recognised."""
+        return {"module": dict(self.module.state_dict()), "frozen": self._fingerprint()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict`.
+
+        Raises:
+            UserError: The frozen part of the network is another one than it was.
+        """
+        if state["frozen"] != self._fingerprint():
+            raise UserError(
+                "the pretrained model under the trained adapters is not the one this checkpoint was made with; put the "
+                "old one back at agents.network.pretrained"
+            )
+        self.module.load_state_dict(state["module"])
+
+    def _chain_weights(self) -> Tensor:
+        if self._config.equalizer:
+            return equalizer_weights(self.coefficients, surrogate=self._surrogate)
+        return self.coefficients.stochastic.double()
+
+    def _chain_of(self, mode: bool) -> tuple[int, Coefficients]:
+        if not mode:
+            return self._config.steps, self.coefficients
+        steps = self._config.mode_steps or self._config.steps
+        return steps, Sampler(kind="ode").coefficients(sigma_grid(steps, self._config.shift))
+
+    def _denoise_once(self, observation: Mapping[str, Tensor], generator: torch.Generator, *, mode: bool) -> Action:
+        """One step of the environment's chain, ``[L, N]`` agents that may be at different levels."""
+        x, step = observation[LATENT].flatten(2), self._step_of(observation[SIGMA])
+        coefficients = self._chain_of(True)[1] if mode else self.coefficients
+        level = self._levels[step]
+        velocity = self._velocity(None, x, level, observation)
+        x_next = coefficients.mean(x, velocity, step)
+        std = coefficients.std.to(x)[step].unsqueeze(-1)
+        noise = torch.randn(x.shape, generator=generator, device=self._device)
+        x_next = x_next + std * noise
+        decoded = x_next
+        if self._config.decode == "clean":
+            last = (step == self._config.steps - 1).unsqueeze(-1)
+            decoded = torch.where(last, x - level.unsqueeze(-1) * velocity, x_next)
+        return Action(env={self._leaf: self._to_env(decoded)}, record={"next": x_next}, memory=None)
+
+    def _step_of(self, sigma: Tensor) -> Tensor:
+        """Which step of the grid begins at the noise levels ``sigma[..., 0]``.
+
+        Raises:
+            UserError: None does: the environment's grid is another.
+        """
+        gap = (sigma[..., :1] - self._levels.to(sigma.dtype)).abs()
+        nearest = gap.min(-1)
+        if bool((nearest.values > 1e-4).any()):
+            raise UserError(
+                f"the environment denoises at level {float(sigma[..., 0].flatten()[0]):.4f}, which is none of the "
+                f"policy's {self._config.steps} steps with shift {self._config.shift:g}; give agents and env.config "
+                "the same 'steps' and 'shift'"
+            )
+        return nearest.indices
+
+    def _transitions(self, batch: PolicyBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """States before and after the scored steps ``[L, T, N, k, D]``, and the steps ``[L, T, N, k]``."""
+        if not self._own:
+            x = batch.observation[LATENT].flatten(3).unsqueeze(3)
+            return x, batch.record["next"].unsqueeze(3), self._step_of(batch.observation[SIGMA]).unsqueeze(-1)
+        chain = batch.record["chain"]
+        if batch.chain is None:
+            step = torch.arange(self._config.steps, device=chain.device).expand(*chain.shape[:3], -1)
+            return chain[..., :-1, :], chain[..., 1:, :], step
+        index = batch.chain.unsqueeze(-1).expand(*batch.chain.shape, chain.shape[-1])
+        return chain.gather(3, index), chain.gather(3, index + 1), batch.chain
+
+    def _means(self, parameters: Parameters, x: Tensor, step: Tensor, batch: PolicyBatch) -> Tensor:
+        level = self._levels.to(x.dtype)[step]
+        condition = {
+            leaf: batch.observation[leaf].unsqueeze(3).expand(*step.shape, *batch.observation[leaf].shape[3:])
+            for leaf in self._condition
+        }
+        return self.coefficients.mean(x, self._velocity(parameters, x, level, condition), step)
+
+    def _velocity(
+        self, parameters: Parameters | None, x: Tensor, level: Tensor, observation: Mapping[str, Tensor]
+    ) -> Tensor:
+        """``[L, ..., D]`` velocities at states ``[L, ..., D]`` and levels ``[L, ...]``."""
+        rows = [
+            self._row_velocity(
+                self.module.row(parameters, row),
+                x[row].reshape(-1, *self._box.shape),
+                level[row].reshape(-1),
+                {leaf: observation[leaf][row].flatten(0, level.ndim - 2) for leaf in self._condition},
+            )
+            for row in range(len(x))
+        ]
+        return torch.stack(rows).reshape(x.shape)
+
+    def _row_velocity(self, network: Any, x: Tensor, level: Tensor, observation: Mapping[str, Tensor]) -> Tensor:
+        size = len(x) if torch.is_grad_enabled() else max(1, _FORWARD_ELEMENTS // self.dimensions)
+        parts = []
+        for start in range(0, len(x), size):
+            part = slice(start, start + size)
+            parts.append(self._guided(network, x[part], level[part], {k: v[part] for k, v in observation.items()}))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _guided(self, network: Any, x: Tensor, level: Tensor, observation: Mapping[str, Tensor]) -> Tensor:
+        """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598); no condition is all zeros."""
+        w = self._config.guidance
+        if w is None:
+            velocity: Tensor = network(x, level, observation)
+            return velocity
+        nothing = {leaf: torch.zeros_like(value) for leaf, value in observation.items()}
+        both = network(
+            torch.cat([x, x]),
+            torch.cat([level, level]),
+            {leaf: torch.cat([value, nothing[leaf]]) for leaf, value in observation.items()},
+        )
+        with_condition, without = both.chunk(2)
+        return without + w * (with_condition - without)
+
+    def _to_env(self, x: Tensor) -> Tensor:
+        """``[L, N, D]`` in the units of the Box: as it is where unbounded, else [-1, 1] stretched over the bounds."""
+        if self._box.is_bounded():
+            low = torch.as_tensor(self._box.low.reshape(-1), device=x.device)
+            high = torch.as_tensor(self._box.high.reshape(-1), device=x.device)
+            x = (low + high) / 2 + x.clamp(-1, 1) * (high - low) / 2
+        return x.reshape(*x.shape[:2], *self._box.shape).to(torch.float32)
+
+    def _fingerprint(self) -> dict[str, float]:
+        return {name: float(value.double().sum()) for name, value in self.module.frozen.items()}
+
+
+def make(
+    config: FlowConfig, group: GroupSpec, *, rows: Rows, generator: torch.Generator, device: torch.device
+) -> FlowPolicy:
+    """The registered factory of agent kind ``flow``."""
+    return FlowPolicy(config, group, rows=rows, generator=generator, device=device)
+
+
+def _box_of(group: GroupSpec) -> tuple[str, spaces.Box]:
+    leaf, space = next(iter(group.action.items()))
+    if len(group.action) > 1 or not isinstance(space, spaces.Box):
+        raise UserError(
+            f"a flow policy draws one continuous action, and group {group.name!r} has "
+            + ", ".join(f"{name}: {each}" for name, each in group.action.items())
+            + "; use agents of kind 'gaussian'"
+        )
+    return leaf, space
+
+
+def _check_denoising(group: GroupSpec, box: spaces.Box) -> None:
+    latent, sigma = group.observation.get(LATENT), group.observation.get(SIGMA)
+    if latent is None or latent.shape != box.shape or sigma is None or sigma.shape != (2,):
+        shown = ", ".join(f"{leaf} {space.shape}" for leaf, space in group.observation.items())
+        raise UserError(
+            f"chain: environment needs observation leaves {LATENT!r} of the action's shape {box.shape} and {SIGMA!r} "
+            f"of shape (2,); group {group.name!r} has {shown}"
+        )
