@@ -93,7 +93,9 @@ class Coefficients:
             step: Index of the step, or one for each of the leading axes: ``[B]`` (or ``[L, T, N]``, ...), int64.
         """
         if isinstance(step, int):
-            return torch.add(x * float(self.a[step]), v, alpha=float(self.b[step]))
+            # Not `torch.add(..., alpha=)`: the same roundings as below, so that a rollout made step by step and the
+            # trainer's pass over all steps at once give the same log-probabilities, to the bit.
+            return x * float(self.a[step]) + v * float(self.b[step])
         shape = (*step.shape, *(1,) * (x.ndim - step.ndim))
         a, b = (factor.to(x)[step].reshape(shape) for factor in (self.a, self.b))
         return a * x + b * v
@@ -201,9 +203,9 @@ class Sampler:
         shift = first / (1 - first) / (steps - 1) if steps > 1 else 1.0
         of = f"shift {shift:.4g}" if torch.allclose(grid, sigma_grid(steps, shift).to(grid)) else "these levels"
         return (
-            f"the published clamp of the sage sampler, clamp_eps = {self.clamp_eps:g}, gives a negative variance with "
-            f"{steps} steps and {of}: levels above {1 - self.clamp_eps:g} come after the first (the second is "
-            f"{first:.6g}). Use clamp='safe', fewer steps, a smaller shift, or a smaller clamp_eps"
+            f"the published clamp of the sage sampler, 1 - {self.clamp_eps:g}, gives a variance that is not positive "
+            f"with {steps} steps and {of}, whose second level is {first:.6g}. Use clamp='safe', fewer steps, a smaller "
+            "shift, or a smaller clamp_eps"
         )
 
 
