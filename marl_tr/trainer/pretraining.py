@@ -56,7 +56,7 @@ class Pretraining:
         averaged = dict(self.average.named_parameters())
         self._averaged = [averaged[name] for name, _ in named]
         self._optimizer = torch.optim.AdamW(
-            self._trained, lr=settings.learning_rate, betas=_BETAS, weight_decay=settings.weight_decay
+            self._trained, lr=settings.learning_rate, betas=_BETAS, weight_decay=settings.weight_decay, fused=True
         )
 
     def advance(self) -> float:
