@@ -1,12 +1,13 @@
 """Collecting experience, and what is made of it before learning."""
 
-from marl_tr.rollout.advantage import Advantage, generalised_advantage, normalise
+from marl_tr.rollout.advantage import Advantage, BadCohorts, cohort_advantage, generalised_advantage, normalise
 from marl_tr.rollout.collector import Collector
 from marl_tr.rollout.container import Bootstrap, EpisodeStatistics, GroupRollout, PolicyRecord, Rollout
 from marl_tr.rollout.team import Team
 
 __all__ = [
     "Advantage",
+    "BadCohorts",
     "Bootstrap",
     "Collector",
     "EpisodeStatistics",
@@ -14,6 +15,7 @@ __all__ = [
     "PolicyRecord",
     "Rollout",
     "Team",
+    "cohort_advantage",
     "generalised_advantage",
     "normalise",
 ]

@@ -7,10 +7,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Advantage", "generalised_advantage", "normalise"]
+from marl_tr.errors import UserError
+
+__all__ = ["Advantage", "BadCohorts", "cohort_advantage", "generalised_advantage", "normalise"]
 
 _EQUAL = 1e-6
 """Advantages that differ by less than this share of the largest are equal."""
+
+
+_SPREAD = 1e-6
+"""Least standard deviation of a cohort's returns that is divided by, as published."""
+
+
+class BadCohorts(UserError):
+    """Samples that cannot be compared with each other; the message says which and what to set."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,87 @@ def generalised_advantage(
         running = torch.where(alive[t], delta[t] + gamma * lam * torch.where(continues[t], running, 0), 0)
         raw[t] = running
     return Advantage(raw=raw, target=raw + torch.where(alive, value, 0))
+
+
+def cohort_advantage(
+    *, reward: Tensor, alive: Tensor, starts: Tensor, done: Tensor, cohort: Tensor | None, clip: float
+) -> Tensor:
+    """An episode's return relative to the returns of its cohort, the same at each of its decisions.
+
+    ``A = (R - mean R) / max(std R, 1e-6)`` over the episodes that share a cohort and the step they began at, with the
+    population's standard deviation, an agent at a time. An agent that was never alive in an episode (a sample that
+    failed) is left out of mean and deviation and gets zero.
+
+    Args:
+        reward: ``[T, E, A]``, zero for the dead.
+        alive: ``[T, E, A]`` bool.
+        starts: ``[T, E]`` bool, an episode begins at this step.
+        done: ``[T, E]`` bool, an episode ends with this step.
+        cohort: ``[T, E]`` int64, or None where the environment compares nothing.
+        clip: Largest magnitude.
+
+    Returns:
+        ``[T, E, A]``, zero for the dead.
+
+    Raises:
+        BadCohorts: There are none, they are of unequal sizes or of one sample, or episodes are cut by the rollout.
+
+    Source: Shao et al., arXiv 2402.03300, section 4.1.2, with the population's deviation as in SAGE-GRPO's code.
+    """
+    if cohort is None:
+        raise BadCohorts(
+            "advantage.estimator: this environment forms no cohorts (its steps hold none), so there is nothing to "
+            "compare; use 'gae'"
+        )
+    if not bool(starts[0].all() & done[-1].all()):
+        raise BadCohorts(
+            "advantage.estimator: cohorts compare whole episodes, and this rollout cuts some; make "
+            "trainer.rollout_steps a multiple of the episodes' length"
+        )
+    steps, environments = starts.shape
+    # Episodes are numbered through, environment after environment.
+    number = starts.long().cumsum(0) - 1
+    first = torch.cat([torch.zeros_like(number[-1:, 0]), (number[-1] + 1).cumsum(0)[:-1]])
+    episode = (number + first).flatten()
+    count = int(episode.max()) + 1
+
+    def per_episode(x: Tensor) -> Tensor:
+        return torch.zeros(count, x.shape[-1], dtype=torch.float64, device=x.device).index_add_(
+            0, episode, x.double().flatten(0, 1)
+        )
+
+    returns, known = per_episode(reward), (per_episode(alive) > 0).double()
+    began = torch.arange(steps, device=starts.device).unsqueeze(-1).expand(-1, environments)
+    # In the episodes' own order: environment first, then time.
+    keys = torch.stack([cohort, began], -1).transpose(0, 1)[starts.T]
+    group = _groups(keys)
+
+    def mean(x: Tensor) -> Tensor:
+        sums = torch.zeros(int(group.max()) + 1, x.shape[-1], dtype=x.dtype, device=x.device)
+        total = sums.index_add(0, group, x * known)
+        return (total / sums.index_add(0, group, known).clamp_min(1))[group]
+
+    centred = (returns - mean(returns)) * known
+    relative = (centred / mean(centred.square()).sqrt().clamp_min(_SPREAD)).clamp(-clip, clip)
+    return torch.where(alive, relative[episode].unflatten(0, (steps, environments)), 0).to(reward.dtype)
+
+
+def _groups(keys: Tensor) -> Tensor:
+    """The cohort of each episode, ``[n]``, from ``[n, 2]`` (name, first step).
+
+    Raises:
+        BadCohorts: They are of unequal sizes, or of one.
+    """
+    names, group, sizes = keys.unique(dim=0, return_inverse=True, return_counts=True)
+    least, most = int(sizes.min()), int(sizes.max())
+    if least != most or most == 1:
+        odd = [f"{int(n)} (from step {int(t)}): {int(s)}" for (n, t), s in zip(names, sizes, strict=True)][:8]
+        what = "hold one sample each" if most == 1 else f"are of unequal sizes, {least} to {most}"
+        raise BadCohorts(
+            f"advantage.estimator: the cohorts of this rollout {what} ({', '.join(odd)}); samples are compared within "
+            "cohorts of equal size (env.num_envs, and the environment's own setting of their size)"
+        )
+    return group
 
 
 def normalise(advantage: Tensor, mask: Tensor) -> Tensor:

@@ -238,6 +238,7 @@ class Collector:
             starts=self._stack(books.starts),
             done=self._stack([result.done for result in books.results]),
             bootstrap=self._bootstrap(books),
+            cohort=_cohorts(books.steps, self._device),
             episodes=EpisodeStatistics(
                 returns=np.concatenate([r for r, _ in ended]),
                 lengths=np.concatenate([n for _, n in ended]),
@@ -320,6 +321,12 @@ class Collector:
 
     def _stack(self, arrays: Sequence[NDArray[Any]]) -> Tensor:
         return torch.from_numpy(np.stack(arrays)).to(self._device)
+
+
+def _cohorts(steps: Sequence[Step], device: torch.device) -> Tensor | None:
+    """``[T, E]``; None where the environment forms none."""
+    named = [step.cohort for step in steps if step.cohort is not None]
+    return torch.from_numpy(np.stack(named)).to(device) if len(named) == len(steps) else None
 
 
 def _beside(step: Step, name: str) -> NDArray[np.bool_]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -99,6 +100,7 @@ class Rollout:
         done: ``[T, E]`` bool, an episode ends with this step.
         bootstrap: Where values continue cut-off trajectories.
         episodes: What ended meanwhile.
+        cohort: ``[T, E]`` int64, which episodes are compared with each other, or None.
     """
 
     groups: dict[str, GroupRollout]
@@ -108,8 +110,36 @@ class Rollout:
     done: Tensor
     bootstrap: Bootstrap
     episodes: EpisodeStatistics
+    cohort: Tensor | None = None
 
     @property
     def steps(self) -> int:
         """Environment steps ``T E``."""
         return self.starts.numel()
+
+    def without_failed(self) -> tuple[Rollout, int]:
+        """The rollout with every episode left out in which a reward is not finite, and how many those are.
+
+        Their agents count as dead throughout: nothing is learned from them, neither by policies nor by the critic.
+        """
+        bad = torch.zeros_like(self.starts)
+        for group in self.groups.values():
+            bad |= ~group.reward.isfinite().all(-1)
+        episode = self.starts.long().cumsum(0)
+        failed = torch.zeros_like(bad)
+        for t, e in bad.nonzero().tolist():
+            failed[:, e] |= episode[:, e] == episode[t, e]
+        if not bool(failed.any()):
+            return self, 0
+        gone = failed.unsqueeze(-1)
+        groups = {
+            name: replace(
+                group,
+                reward=group.reward.masked_fill(gone, 0),
+                alive=group.alive & ~gone,
+                acting=group.acting & ~gone,
+            )
+            for name, group in self.groups.items()
+        }
+        count = sum(len(episode[:, e][failed[:, e]].unique()) for e in range(failed.shape[1]))
+        return replace(self, groups=groups), count

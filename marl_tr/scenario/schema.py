@@ -11,6 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints
 
+from marl_tr.scenario.optimizer import OptimizerSection
+from marl_tr.scenario.regularisers import RegulariserConfig
+from marl_tr.scenario.strict import Strict
+
 __all__ = [
     "PARTS",
     "AdvantageSection",
@@ -24,12 +28,6 @@ __all__ = [
     "Strict",
     "TrainerSection",
 ]
-
-
-class Strict(BaseModel):
-    """Refuses unknown keys and non-finite numbers."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
 
 class Part(BaseModel):
@@ -81,29 +79,27 @@ class EnvSection(Strict):
 
 
 class AdvantageSection(Strict):
-    """Generalised advantage estimation (Schulman et al., arXiv 1506.02438)."""
+    """Generalised advantage estimation (Schulman et al., arXiv 1506.02438), cohort-relative returns, or both."""
 
+    estimator: Literal["gae", "cohort", "mixed"] = Field(
+        default="gae",
+        description="'gae': from the critic; 'cohort': an episode's return against those of its cohort, in their "
+        "standard deviations (GRPO, arXiv 2402.03300); 'mixed': a weighted sum of both.",
+    )
     gamma: float = Field(default=0.99, ge=0, le=1, description="Discount a step.")
     lam: float = Field(default=0.95, ge=0, le=1, description="GAE's lambda.")
     normalise: bool = Field(
         default=True,
-        description="Zero mean, unit standard deviation over each learner's batch (policy step only).",
+        description="Zero mean, unit standard deviation of GAE over each learner's batch (policy step only); "
+        "cohort-relative advantages are in units of their own.",
     )
-
-
-class OptimizerSection(Strict):
-    """Minibatch gradient steps; for regions that do not take their own step."""
-
-    learning_rate: float = Field(default=5e-4, gt=0, le=1, description="Adam's step size.")
-    anneal: bool = Field(default=False, description="Let the learning rate fall linearly to 0 over the run.")
-    epochs: int = Field(default=5, ge=1, le=1000, description="Passes over a rollout.")
-    minibatches: int = Field(
-        default=1,
-        ge=1,
-        le=4096,
-        description="Minibatches a pass; whole trajectories where the policy is recurrent.",
+    cohort_weight: float = Field(default=0.5, ge=0, le=1, description="Of the cohort's part in 'mixed'.")
+    cohort_clip: float = Field(default=5.0, gt=0, description="Cohort-relative advantages are clipped to +- this.")
+    failed: Literal["error", "exclude"] = Field(
+        default="error",
+        description="A reward that is not finite ends the run, or its episode is left out of everything (a reward "
+        "model that failed on one sample).",
     )
-    max_grad_norm: float = Field(default=10.0, gt=0, description="Gradient norm a learner, clipped above.")
 
 
 class TrainerSection(Strict):
@@ -157,6 +153,13 @@ class EvaluationSection(Strict):
     window: int | None = Field(
         default=None, ge=1, description="Also report the mean reward a step over the last `window` steps."
     )
+    ema: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Evaluate an average of each learner's committed parameters, of this decay an update; empty: the "
+        "parameters themselves.",
+    )
     references: bool = Field(default=True, description="Evaluate the environment's reference policies beside ours.")
     media: bool = Field(default=True, description="Pictures of one episode at each evaluation.")
 
@@ -183,6 +186,9 @@ class Scenario(Strict):
     advantage: AdvantageSection = AdvantageSection()
     optimizer: OptimizerSection | None = Field(
         default=None, description="Required by regions without a step of their own; refused by the others."
+    )
+    regularisers: list[RegulariserConfig] = Field(
+        default=[], description="What holds the policies near others while they learn: position and velocity terms."
     )
     trainer: TrainerSection
     evaluation: EvaluationSection = EvaluationSection()

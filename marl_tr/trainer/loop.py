@@ -17,7 +17,14 @@ from marl_tr.critic.fit import FitReport
 from marl_tr.errors import Diverged
 from marl_tr.policy import PolicyBatch
 from marl_tr.region.guard import Guard, UpdateReport
-from marl_tr.rollout import Advantage, Collector, Rollout, generalised_advantage
+from marl_tr.rollout import (
+    Advantage,
+    Collector,
+    Rollout,
+    cohort_advantage,
+    generalised_advantage,
+    normalise,
+)
 from marl_tr.scenario.schema import Scenario
 from marl_tr.schedule.assignment import Assignment
 from marl_tr.trainer.build import Player, build_critic, build_env, build_players, build_schedule, device_of
@@ -126,12 +133,12 @@ class Trainer:
         """
         started = time.perf_counter()
         before = dict(self.collector.seconds)
-        rollout = self.collector.collect(self.scenario.trainer.rollout_steps)
+        rollout, failed = self._usable(self.collector.collect(self.scenario.trainer.rollout_steps))
         collected = time.perf_counter()
         values = self.critic.evaluate(rollout)
         valued = time.perf_counter()
         advantage = self._advantage(rollout, values)
-        self._check_finite(rollout, values, advantage)
+        self._check_finite(values, advantage)
         reports = self._update(rollout, advantage)
         learned = time.perf_counter()
         fit = self._fit(rollout, values, advantage)
@@ -148,6 +155,8 @@ class Trainer:
         scalars |= self._scalars(rollout, reports, fit)
         scalars |= {f"perf/{name}_s": value for name, value in seconds.items()}
         scalars["charts/SPS"] = rollout.steps / (ended - started)
+        if self.scenario.advantage.failed == "exclude":
+            scalars["charts/failed_episodes"] = failed
         return Iteration(scalars=scalars, maps=maps)
 
     def state_dict(self) -> dict[str, Any]:
@@ -185,8 +194,47 @@ class Trainer:
         # Outside: what a user's environment raises while it is replayed is shown as it is.
         self.collector.load_state_dict(state["collector"])
 
+    def _usable(self, rollout: Rollout) -> tuple[Rollout, int]:
+        """The rollout without episodes whose reward failed, where the scenario says so, and their number."""
+        if self.scenario.advantage.failed == "exclude":
+            rollout, failed = rollout.without_failed()
+            if not any(bool(group.alive.any()) for group in rollout.groups.values()):
+                raise Diverged(
+                    "every episode of this rollout has a reward that is not finite: nothing is left to learn"
+                )
+            return rollout, failed
+        for name, group in rollout.groups.items():
+            if not bool(torch.isfinite(group.reward).all()):
+                raise Diverged(
+                    f"group {name!r}: a reward is not finite; the environment paid it ('marl-tr check-env'), or its "
+                    "reward model failed on a sample ('advantage: {failed: exclude}' leaves such episodes out)"
+                )
+        return rollout, 0
+
     def _advantage(self, rollout: Rollout, values: Values) -> Advantage:
-        """GAE over all agents ``[T, E, A]``; one joint value where the reward is shared (specification 2.1)."""
+        """Of all agents ``[T, E, A]``, by the scenario's estimator; the critic's targets are always GAE's."""
+        settings = self.scenario.advantage
+        estimated = self._generalised(rollout, values)
+        if settings.estimator == "gae":
+            return estimated
+        alive = _all(rollout, "alive")
+        relative = cohort_advantage(
+            reward=_all(rollout, "reward"),
+            alive=alive,
+            starts=rollout.starts,
+            done=rollout.done,
+            cohort=rollout.cohort,
+            clip=settings.cohort_clip,
+        )
+        if settings.estimator == "cohort":
+            return Advantage(raw=relative, target=estimated.target)
+        own = normalise(estimated.raw.movedim(-1, 0), alive.movedim(-1, 0)).movedim(0, -1)
+        w = settings.cohort_weight
+        mixed = w * relative + (1 - w) * (own if settings.normalise else estimated.raw)
+        return Advantage(raw=mixed, target=estimated.target)
+
+    def _generalised(self, rollout: Rollout, values: Values) -> Advantage:
+        """GAE; one joint value where the reward is shared (specification 2.1)."""
         value, next_value = values.value, values.next_value
         if self.scenario.env.reward != "own":
             alive = _all(rollout, "alive")
@@ -246,7 +294,7 @@ class Trainer:
             learners=player.learners,
             batch=batch,
             advantage=rows.to_rows(raw.index_select(2, columns)),
-            normalise=self.scenario.advantage.normalise,
+            normalise=self.scenario.advantage.normalise and self.scenario.advantage.estimator == "gae",
             objective=player.objective,
             region=player.region,
             log=self._log,
@@ -269,10 +317,7 @@ class Trainer:
         for tag, value in losses.items():
             self._losses.setdefault(tag, []).append(value)
 
-    def _check_finite(self, rollout: Rollout, values: Values, advantage: Advantage) -> None:
-        for name, group in rollout.groups.items():
-            if not bool(torch.isfinite(group.reward).all()):
-                raise Diverged(f"group {name!r}: a reward is not finite; the environment paid it ('marl-tr check-env')")
+    def _check_finite(self, values: Values, advantage: Advantage) -> None:
         if not bool(torch.isfinite(values.value).all() & torch.isfinite(values.next_value).all()):
             raise Diverged(
                 "the critic's values are not finite; likely causes: observations of a very large scale, or a fit that "
@@ -297,7 +342,10 @@ class Trainer:
     def _scalars(self, rollout: Rollout, reports: list[UpdateReport], fit: FitReport) -> dict[str, float]:
         scalars = {tag: float(np.mean(series)) for tag, series in self._losses.items()}
         if len(rollout.episodes.lengths):
-            scalars["charts/episodic_return"] = float(rollout.episodes.returns.mean())
+            returns = rollout.episodes.returns
+            counted = np.isfinite(returns).all(1)
+            if counted.any():
+                scalars["charts/episodic_return"] = float(returns[counted].mean())
             scalars["charts/episodic_length"] = float(rollout.episodes.lengths.mean())
         scalars |= {f"env/{name}": value for name, value in rollout.episodes.metrics.items()}
         scalars["losses/entropy"] = float(np.mean([report.entropy for report in reports]))
