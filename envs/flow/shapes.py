@@ -18,6 +18,7 @@ from torch import Tensor
 
 __all__ = [
     "CONDITIONS",
+    "DIMMEST",
     "DIRECTIONS",
     "FRAMES",
     "SHAPES",
@@ -25,9 +26,11 @@ __all__ = [
     "SPEEDS",
     "TOKENS",
     "TOKEN_FEATURES",
+    "WALL",
     "Condition",
     "Level",
     "condition_tokens",
+    "decode_condition",
     "positions",
     "render_clips",
     "render_frames",
@@ -48,9 +51,10 @@ TOKENS, TOKEN_FEATURES = 4, 32
 _HEADINGS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
 _SHARPNESS = 1.5
 """tanh(1.5 d) is 2 sigmoid(3 d) - 1, at distance d pixels inside the edge."""
-_WALL = 3.0
+WALL = 3.0
 """Pixels that a centre keeps from the walls on the hard level."""
-_DIMMEST = 0.5
+DIMMEST = 0.5
+"""Least brightness on the hard level."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,7 @@ class Condition:
     def from_index(cls, index: Tensor) -> Condition:
         """Of the numbers ``[N]`` in ``0 ... 23``."""
         per_shape = len(DIRECTIONS) * len(SPEEDS)
-        return cls(
-            shape=index // per_shape, direction=index % per_shape // len(SPEEDS), speed=index % len(SPEEDS)
-        )
+        return cls(shape=index // per_shape, direction=index % per_shape // len(SPEEDS), speed=index % len(SPEEDS))
 
     @property
     def index(self) -> Tensor:
@@ -103,15 +105,25 @@ def condition_tokens(condition: Condition, place: Tensor | None = None) -> Tenso
     return torch.stack(tokens, -2)
 
 
+def decode_condition(tokens: Tensor) -> Condition:
+    """The condition that tokens ``[N, 4, 32]`` say; a dropped (zero) token reads as its first word."""
+    words = _hadamard(TOKEN_FEATURES).to(tokens)
+    first, said = 1, []
+    for position, count in enumerate((len(SHAPES), len(DIRECTIONS), len(SPEEDS))):
+        said.append((tokens[:, position] @ words[first : first + count].T).argmax(-1))
+        first += count
+    return Condition(shape=said[0], direction=said[1], speed=said[2])
+
+
 def positions(start: Tensor, velocity: Tensor, *, level: Level = "plain", frames: int = FRAMES) -> Tensor:
     """Centres ``[N, F, 2]`` in pixels of shapes that start at ``[N, 2]`` and move at ``[N, 2]`` pixels a frame."""
     time = torch.arange(frames, dtype=start.dtype, device=start.device)
     free = start.unsqueeze(1) + time[:, None] * velocity.unsqueeze(1)
     if level == "plain":
         return free % SIZE
-    span = SIZE - 2 * _WALL
-    folded = (free - _WALL) % (2 * span)
-    return _WALL + torch.minimum(folded, 2 * span - folded)
+    span = SIZE - 2 * WALL
+    folded = (free - WALL) % (2 * span)
+    return WALL + torch.minimum(folded, 2 * span - folded)
 
 
 def render_frames(shape: Tensor, centre: Tensor) -> Tensor:
@@ -141,9 +153,7 @@ def render_clips(
     return (clips + 1) * brightness.view(-1, 1, 1, 1, 1).to(clips.dtype) - 1
 
 
-def sample_clips(
-    count: int, generator: torch.Generator, *, level: Level = "plain"
-) -> tuple[Condition, Tensor, Tensor]:
+def sample_clips(count: int, generator: torch.Generator, *, level: Level = "plain") -> tuple[Condition, Tensor, Tensor]:
     """Random legal clips: conditions, starts ``[N, 2]`` and clips ``[N, 1, F, S, S]``, on the generator's device."""
     device = generator.device
     index = torch.randint(CONDITIONS, (count,), generator=generator, device=device)
@@ -151,8 +161,8 @@ def sample_clips(
     condition = Condition.from_index(index)
     if level == "plain":
         return condition, start, render_clips(condition, start)
-    start = _WALL + start / SIZE * (SIZE - 2 * _WALL)
-    brightness = _DIMMEST + (1 - _DIMMEST) * torch.rand(count, generator=generator, device=device)
+    start = WALL + start / SIZE * (SIZE - 2 * WALL)
+    brightness = DIMMEST + (1 - DIMMEST) * torch.rand(count, generator=generator, device=device)
     return condition, start, render_clips(condition, start, level=level, brightness=brightness)
 
 
