@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from diffusers.utils import BaseOutput
+from diffusers.utils.outputs import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
@@ -165,7 +165,8 @@ class FlowSDEScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
         """``(1 - s) sample + s noise`` at times ``[B]`` or ``[1]`` of the model; shapes ``[B, ...]``."""
-        s = (timestep.to(sample.device, torch.float32) / self.config.num_train_timesteps).to(sample.dtype)
+        model_time = float(self.config["num_train_timesteps"])
+        s = (timestep.to(sample.device, torch.float32) / model_time).to(sample.dtype)
         s = s.reshape(-1, *(1,) * (sample.ndim - 1))
         return (1 - s) * sample + s * noise
 
@@ -225,11 +226,11 @@ class FlowSDEScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return output if return_dict else (previous, mean, std, log_prob, x0)
 
     def __len__(self) -> int:
-        return int(self.config.num_train_timesteps)
+        return int(self.config["num_train_timesteps"])
 
     def _publish(self, levels: Tensor, device: str | torch.device | None) -> None:
         """`self.sigmas` (with the final 0) and `self.timesteps`, float32, as pipelines read them."""
-        self.timesteps = (levels * self.config.num_train_timesteps).to(device=device, dtype=torch.float32)
+        self.timesteps = (levels * self.config["num_train_timesteps"]).to(device=device, dtype=torch.float32)
         self.sigmas = torch.cat([levels, levels.new_zeros(1)]).to(device=device, dtype=torch.float32)
 
     def _levels(self, steps: int | None, sigmas: Levels | None, mu: float | None, timesteps: Levels | None) -> Tensor:
@@ -246,21 +247,21 @@ class FlowSDEScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             if steps not in (None, len(levels)):
                 raise InvalidGrid(f"num_inference_steps = {steps} contradicts {len(levels)} given levels")
         if timesteps is not None:
-            return levels / self.config.num_train_timesteps
+            return levels / float(self.config["num_train_timesteps"])
         if given is not None and len(levels) > 0 and float(levels[-1]) == 0:
             raise InvalidGrid("sigmas end with 0, which is added here; pass np.linspace(1, 0, n + 1)[:-1]")
         return self._stretched(shift_sigmas(levels, self._shift(mu)))
 
     def _shift(self, mu: float | None) -> float:
-        if not self.config.use_dynamic_shifting:
-            return float(self.config.shift)
+        if not self.config["use_dynamic_shifting"]:
+            return float(self.config["shift"])
         if mu is None:
             raise InvalidGrid("with use_dynamic_shifting, set_timesteps needs mu, the shift's logarithm")
-        return math.exp(mu) if self.config.time_shift_type == "exponential" else float(mu)
+        return math.exp(mu) if self.config["time_shift_type"] == "exponential" else float(mu)
 
     def _stretched(self, levels: Tensor) -> Tensor:
         """The levels with ``shift_terminal`` for the last of them, by a scale of ``1 - s``."""
-        terminal = self.config.shift_terminal
+        terminal: float | None = self.config["shift_terminal"]
         if not terminal or len(levels) < 2:
             return levels
         return 1 - (1 - levels) * ((1 - terminal) / (1 - levels[-1]))
