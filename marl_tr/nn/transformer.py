@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
@@ -247,11 +247,20 @@ def _arithmetic(x: Tensor, dtype: torch.dtype) -> Iterator[None]:
         yield
 
 
-def _checkpointed(block: Callable[..., Any], *inputs: Any) -> Any:
-    """A block that is run again in the backward pass, which is outside of `forward`'s arithmetic."""
-    first = inputs[0]
-    again = functools.partial(_arithmetic, first, torch.float32)  # checkpoint restores autocast by itself
-    return checkpoint(block, *inputs, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), again()))
+def _checkpointed(block: nn.Module, *inputs: Any) -> Any:
+    """A block that is run again in the backward pass: there too with the tensors and the arithmetic of now.
+
+    By itself `checkpoint` would run it with whatever parameters the module then holds, which under
+    `torch.func.functional_call` are others.
+    """
+    held = dict(block.named_parameters()) | dict(block.named_buffers())
+
+    def run(*given: Any) -> Any:
+        # Autocast is brought back by `checkpoint` itself.
+        with _arithmetic(inputs[0], torch.float32):
+            return functional_call(block, held, given)
+
+    return checkpoint(run, *inputs, use_reentrant=False)
 
 
 @contextlib.contextmanager
