@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,7 @@ from marl_tr.errors import Diverged, Interrupted, UserError
 from marl_tr.events.strict_json import dumps
 from marl_tr.nn.flow_matching import ode_samples
 from marl_tr.nn.velocity import build_velocity, event_shape
+from marl_tr.nn.velocity_config import MlpVelocityConfig, ResidualVelocityConfig, TransformerVelocityConfig
 from marl_tr.scenario import resolved
 from marl_tr.scenario.schema import AgentPart, PretrainingSection, Scenario
 from marl_tr.trainer.build import build_env, device_of
@@ -93,8 +94,8 @@ def pretrain_scenario(
     env = build_env(scenario, num_envs=1)
     try:
         part, group = _flow(scenario, env.spec.groups)
+        demonstrations, group = _demonstrations(env, scenario, group)
         velocity = _network(scenario, part, group)
-        demonstrations = _demonstrations(env, scenario, group)
         measure: Measure | None = getattr(env, "measure", None)
         say(f"{sum(p.numel() for p in velocity.parameters()):,} parameters, {settings.steps:,} steps; {log_of(out)}")
         with _prepared(out), _stop_request() as stop:
@@ -290,7 +291,9 @@ class _Session:
 
 def _flow(scenario: Scenario, groups: tuple[GroupSpec, ...]) -> tuple[AgentPart, GroupSpec]:
     """The first agents entry that is a flow, and the first group that it selects from."""
-    part = next((part for part in scenario.agents if hasattr(part.config, "network")), None)
+    kinds_of_velocity = (MlpVelocityConfig, ResidualVelocityConfig, TransformerVelocityConfig)
+    flows = (part for part in scenario.agents if isinstance(getattr(part.config, "network", None), kinds_of_velocity))
+    part = next(flows, None)
     if part is None:
         kinds = ", ".join(part.kind for part in scenario.agents)
         raise UserError(f"agents: of kinds {kinds}, none has a velocity network that could be pretrained")
@@ -303,39 +306,42 @@ def _flow(scenario: Scenario, groups: tuple[GroupSpec, ...]) -> tuple[AgentPart,
 def _network(scenario: Scenario, part: AgentPart, group: GroupSpec) -> nn.Module:
     """Its network at its start, on its device; of a kind that a scenario can load again."""
     network = part.config.network
-    if getattr(network, "kind", None) != "transformer":
+    if not isinstance(network, TransformerVelocityConfig):
         raise UserError(
             f"network.kind: 'marl-tr pretrain' writes transformers, and agents of kind {part.kind!r} have "
-            f"{getattr(network, 'kind', network)!r}"
+            f"{network.kind!r}"
         )
     if network.lora is not None:
         raise UserError("network.lora: pretraining trains all weights; leave the adapters to 'marl-tr run'")
     return build_velocity(network, group, make_generator(scenario.seed, "pretrain/start")).to(device_of(scenario))
 
 
-def _demonstrations(env: Any, scenario: Scenario, group: GroupSpec) -> Demonstrations:
-    """The environment's hook, whose outcome is checked."""
+def _demonstrations(env: Any, scenario: Scenario, group: GroupSpec) -> tuple[Demonstrations, GroupSpec]:
+    """The environment's hook, whose outcome is checked, and `group` with the leaves that it gives."""
     hook = getattr(env, "demonstrations", None)
     if hook is None:
         raise UserError(
             f"env.id: {scenario.env.id!r} has no data to pretrain on; it would need a method "
             "demonstrations(count, generator) -> (observation, action)"
         )
-    event = event_shape(group)
 
     def demonstrate(count: int, generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
         given, data = hook(count, generator)
         observation, action = {leaf: torch.as_tensor(x) for leaf, x in given.items()}, torch.as_tensor(data)
-        wanted = {leaf: [count, *(space.shape or ())] for leaf, space in group.observation.items()}
         found = {leaf: list(x.shape) for leaf, x in observation.items()}
-        if list(action.shape) != [count, *event] or found != wanted:
+        # It need not give all: the latent and its level, which an environment may show, are the flow's own business.
+        wanted = {leaf: [count, *(space.shape or ())] for leaf, space in group.observation.items() if leaf in found}
+        event = [count, *event_shape(group)]
+        if found != wanted or list(action.shape) != event:
             raise UserError(
-                f"the demonstrations of {scenario.env.id!r} have shapes {found} and {list(action.shape)}; its agents "
-                f"observe {wanted} and act in {[count, *event]}"
+                f"the demonstrations of {scenario.env.id!r} have observations of shapes {found} and actions "
+                f"{list(action.shape)}; its agents observe {', '.join(group.observation)}, here {wanted}, and act in "
+                f"{event}"
             )
         return observation, action
 
-    return demonstrate
+    first, _ = demonstrate(1, make_generator(0, "pretrain/leaves"))
+    return demonstrate, replace(group, observation={leaf: group.observation[leaf] for leaf in first})
 
 
 def _description(scenario: Scenario) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from marl_tr.nn.flow_matching import flow_matching_loss, random_levels
 from marl_tr.scenario.schema import PretrainingSection
 from marl_tr.trainer.checkpoint import refusing_misfits
 
-__all__ = ["Demonstrations", "Pretraining", "learning_rate"]
+__all__ = ["Demonstrations", "Pretraining", "share_of_rate"]
 
 Demonstrations = Callable[[int, torch.Generator], tuple[Mapping[str, Tensor], Tensor]]
 """``(count, generator) -> ({leaf: [count, ...]}, [count, *event])``: random conditions and data, on the CPU."""
@@ -55,9 +55,7 @@ class Pretraining:
         self._trained = [parameter for _, parameter in named]
         averaged = dict(self.average.named_parameters())
         self._averaged = [averaged[name] for name, _ in named]
-        self._optimizer = torch.optim.AdamW(
-            self._trained, lr=settings.learning_rate, betas=_BETAS, weight_decay=settings.weight_decay, fused=True
-        )
+        self._optimizers = _optimizers(named, settings)
 
     def advance(self) -> float:
         """One optimizer step; returns the loss before it.
@@ -66,10 +64,11 @@ class Pretraining:
             Diverged: The loss or its gradient is not finite; the weights are those before the step.
         """
         settings = self._settings
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, settings)
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * share_of_rate(self.step, settings)
         loss = self._loss()
-        self._optimizer.zero_grad(set_to_none=True)
+        self.velocity.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self._trained, settings.max_grad_norm)
         value = float(loss.detach())
@@ -78,7 +77,8 @@ class Pretraining:
                 f"pretraining step {self.step + 1:,}: the loss is {value}, its gradient's norm {float(norm)}; the "
                 "likely cause is a pretraining.learning_rate that is too high, or data that is not finite"
             )
-        self._optimizer.step()
+        for optimizer in self._optimizers:
+            optimizer.step()
         # The warm-up forgets the random start, which a long average would remember.
         decay = min(settings.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
@@ -92,7 +92,7 @@ class Pretraining:
             "step": self.step,
             "velocity": self.velocity.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
             "generator": self._generator.get_state(),
         }
 
@@ -105,7 +105,8 @@ class Pretraining:
         with refusing_misfits():
             self.velocity.load_state_dict(state["velocity"])
             self.average.load_state_dict(state["average"])
-            self._optimizer.load_state_dict(state["optimizer"])
+            for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
             self._generator.set_state(state["generator"])
             self.step = int(state["step"])
 
@@ -122,9 +123,39 @@ class Pretraining:
         return flow_matching_loss(self.velocity, x0.to(device), noise.to(device), sigma.to(device), condition)
 
 
-def learning_rate(step: int, settings: PretrainingSection) -> float:
-    """Of optimizer step `step` (from 0): a linear warm-up, a plateau, and a linear fall to 0."""
+def share_of_rate(step: int, settings: PretrainingSection) -> float:
+    """Of the learning rates at optimizer step `step` (from 0): a linear warm-up, a plateau, a linear fall to 0."""
     warm = max(1, round(_WARM_UP * settings.steps))
     fall = settings.decay * settings.steps
     left = 1.0 if fall == 0 else min(1.0, (settings.steps - step) / fall)
-    return settings.learning_rate * min(1.0, (step + 1) / warm) * left
+    return min(1.0, (step + 1) / warm) * left
+
+
+def _optimizers(named: Sequence[tuple[str, nn.Parameter]], settings: PretrainingSection) -> list[torch.optim.Optimizer]:
+    """AdamW, and Muon before it for the matrices of numbered layers where that is wanted."""
+    matrices = {
+        name
+        for name, p in named
+        if settings.optimizer == "muon" and p.ndim == 2 and any(part.isdigit() for part in name.split("."))
+    }
+    rest = [p for name, p in named if name not in matrices]
+    made: list[torch.optim.Optimizer] = []
+    if matrices:
+        made.append(
+            torch.optim.Muon(
+                [p for name, p in named if name in matrices],
+                lr=settings.muon_learning_rate,
+                weight_decay=settings.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+    if rest:
+        made.append(
+            torch.optim.AdamW(
+                rest, lr=settings.learning_rate, betas=_BETAS, weight_decay=settings.weight_decay, fused=True
+            )
+        )
+    for optimizer in made:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return made
