@@ -1,19 +1,70 @@
-"""The Guard: the one place that measures a candidate, keeps the bound, commits, and writes the audit."""
+"""The Guard: the one place that measures a candidate, keeps the bounds, commits, and writes the audit."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from marl_tr.policy import Parameters
+from marl_tr.region.chain import chain_measures
 from marl_tr.region.turn import Candidate, Measurement, Region, Turn
 
-__all__ = ["Guard", "UpdateReport"]
+__all__ = ["AnchorReport", "Guard", "UpdateReport"]
+
+
+@dataclass(frozen=True)
+class AnchorReport:
+    """What became of the bound to an anchor in one learner's update.
+
+    The policy may be beyond the bound on this batch, which is another one than the bound was last kept on; then the
+    update may not take it farther away: the limit is the larger of bound and `before`.
+
+    Attributes:
+        learner: Name.
+        kind: The term's name, ``anchor`` or ``anchor_2`` and so on.
+        bound: Mean KL(anchor || new), nats.
+        before: The same of the policy before the update, on this batch.
+        proposed: Of the candidate.
+        accepted: Of what is now in force.
+        outcome: Of the update.
+        reason: What became of this bound, where there is something to say.
+    """
+
+    learner: str
+    kind: str
+    bound: float
+    before: float
+    proposed: float
+    accepted: float
+    outcome: str
+    reason: str
+
+    @property
+    def limit(self) -> float:
+        """What was kept."""
+        return max(self.bound, self.before)
+
+    def audit_line(self) -> dict[str, Any]:
+        """The report for ``audit.jsonl``."""
+        return {
+            "learner": self.learner,
+            "kind": self.kind,
+            "guarantee": "hard",
+            "bound": self.bound,
+            "before": self.before,
+            "limit": self.limit,
+            "direction": "kl_anchor_new",
+            "proposed": self.proposed,
+            "accepted": self.accepted,
+            "outcome": self.outcome,
+            "backtracks": 0,
+            "reason": self.reason,
+        }
 
 
 @dataclass(frozen=True)
@@ -35,6 +86,10 @@ class UpdateReport:
         reason: Why it was not accepted as proposed.
         log_ratio: ``[T, N, K]`` of what is now in force, for schedules with a compounding factor.
         entropy: Mean entropy of what is now in force.
+        anchors: One entry a bound to an anchor.
+        regularisers: Scalars of the terms: ``kl_<term>`` in nats of what is now in force, ``kl_<term>_weight``, and
+            ``kl_<term>_bound`` where there is one.
+        chain: Measures by chain step (`marl_tr.region.chain.chain_measures`); empty where ``K`` is 1.
     """
 
     learner: str
@@ -51,6 +106,9 @@ class UpdateReport:
     reason: str
     log_ratio: Tensor
     entropy: float
+    anchors: tuple[AnchorReport, ...] = ()
+    regularisers: dict[str, float] = field(default_factory=dict)
+    chain: dict[str, list[float]] = field(default_factory=dict)
 
     def audit_line(self) -> dict[str, Any]:
         """The report without its tensor, for ``audit.jsonl``."""
@@ -71,15 +129,62 @@ class UpdateReport:
         }
 
 
+@dataclass(frozen=True)
+class _Limit:
+    """One divergence that what is committed may not exceed.
+
+    Attributes:
+        term: Name of the position term; None: of the update itself.
+        bound: As the scenario says.
+        before: The divergence of the old parameters.
+    """
+
+    term: str | None
+    bound: float
+    before: float
+
+    @property
+    def limit(self) -> float:
+        return max(self.bound, self.before)
+
+    def of(self, measured: Measurement) -> float:
+        return float(measured.divergence if self.term is None else measured.anchors[self.term])
+
+    def kept(self, measured: Measurement) -> bool:
+        # Written so that a nan, of which no comparison is true, is beyond the limit.
+        return self.of(measured) <= self.limit
+
+    def shortening(self, value: float) -> float:
+        """Factor of a step whose divergence is `value`, after which it should be at the limit, a little inside.
+
+        The root of a divergence is a distance for short steps, and along a segment a distance is convex: it is at
+        most what a straight line between the ends says.
+        """
+        if not math.isfinite(value):
+            return 0.5
+        if self.before == 0:
+            return 0.98 * math.sqrt(self.limit / value)
+        room = math.sqrt(self.limit) - math.sqrt(self.before)
+        return 0.98 * room / (math.sqrt(value) - math.sqrt(self.before)) if room > 0 else 0.5
+
+    def said(self, value: float) -> tuple[str, str]:
+        """The value, and what it is compared with, in words."""
+        if self.term is None:
+            return f"divergence {value:.3g}", "the bound"
+        beyond = ", where the policy already was on this batch" if self.before > self.bound else ""
+        return f"KL {value:.3g} to {self.term!r}", f"its limit {self.limit:.3g}{beyond}"
+
+
 class Guard:
     """Accepts, interpolates or rejects candidates, a row at a time.
 
-    Where a ``hard`` bound is exceeded the row is interpolated back towards its old parameters; if no interpolation
-    meets the bound, or something is not finite, the row is rejected: parameters and optimizer moments stay
-    bit-identical. After an interpolation the moments are reset, for they belong to a step that was not taken.
+    Where the ``hard`` bound of the region or the bound of a position term is exceeded the row is interpolated back
+    towards its old parameters until all hold; if no interpolation does, or something is not finite, the row is
+    rejected: parameters, optimizer moments, anchors and weights stay bit-identical. After an interpolation the moments
+    are reset, for they belong to a step that was not taken.
 
     Args:
-        audit: Receives one line a learner and update.
+        audit: Receives one line a learner and update, and one for each of its bounds to an anchor.
         max_interpolations: Tries before a rejection.
     """
 
@@ -92,43 +197,47 @@ class Guard:
         reports = [self._row(region, turn.only(k), candidate, k) for k in range(len(turn.rows))]
         for report in reports:
             self._audit(report.audit_line())
+            for anchor in report.anchors:
+                self._audit(anchor.audit_line())
         return reports
 
     def _row(self, region: Region, turn: Turn, candidate: Candidate, k: int) -> UpdateReport:
         row = turn.rows[0]
         old = turn.learners.parameters([row])
         new = {name: p[k : k + 1] for name, p in candidate.parameters.items()}
-        measured = turn.measure(new)
-        proposed = float(measured.divergence)
+        proposal = measured = turn.measure(new)
+        limits = _limits(region, turn)
+        broken = [limit for limit in limits if not limit.kept(measured)]
         outcome, reason, tries = "accepted", candidate.reasons[k], 0
-        hard_bound = region.bound if region.guarantee == "hard" else None
         if reason:
             outcome = "rejected"
         elif not all(bool(torch.isfinite(p).all()) for p in new.values()):
             outcome, reason = "rejected", "the candidate is not finite"
-        elif hard_bound is not None and not proposed <= hard_bound:
-            found = self._interpolate(turn, old, new, hard_bound, proposed)
+        elif broken:
+            found = self._interpolate(turn, old, new, limits, measured)
             if found is None:
-                outcome, reason = (
-                    "rejected",
-                    f"divergence {proposed:.3g} exceeds the bound at every interpolation",
-                )
+                outcome, reason = "rejected", _told(broken, proposal, "exceeds {} at every interpolation")
             else:
-                outcome, reason = "interpolated", f"divergence {proposed:.3g} exceeded the bound"
+                outcome, reason = "interpolated", _told(broken, proposal, "exceeded {}")
                 new, measured, tries = found
         elif not _finite(new, measured):
             outcome, reason = "rejected", "what the candidate does is not finite"
+        steps: dict[str, float] = {}
         if outcome == "rejected":
             measured = turn.measure(old)
         else:
-            moments = candidate.moments[k] if outcome == "accepted" else {}
-            turn.learners.commit(row, new, moments)
+            whole = outcome == "accepted"
+            before = old if candidate.before is None or not whole else _row_of(candidate.before, k)
+            steps = _step_values(turn, measured, before)
+            values = {name: float(value) for name, value in measured.terms.items()} | steps
+            moments = candidate.moments[k] if whole else {}
+            turn.learners.commit(row, new, moments, before=before, measured=values)
         return UpdateReport(
             learner=turn.names[0],
             guarantee=region.guarantee,
             bound=region.bound,
             direction=region.direction,
-            proposed=proposed,
+            proposed=float(proposal.divergence),
             accepted=0.0 if outcome == "rejected" else float(measured.divergence),
             outcome=outcome,
             backtracks=candidate.backtracks[k] + tries,
@@ -138,27 +247,98 @@ class Guard:
             reason=reason,
             log_ratio=(measured.log_prob - turn.old.log_prob)[0],
             entropy=float(measured.entropy),
+            anchors=tuple(
+                _anchor_report(turn.names[0], limit, proposal, measured, outcome)
+                for limit in limits
+                if limit.term is not None
+            ),
+            regularisers=_scalars(turn, measured, steps),
+            chain=chain_measures(turn, measured),
         )
 
     def _interpolate(
-        self, turn: Turn, old: Parameters, new: Parameters, bound: float, divergence: float
+        self, turn: Turn, old: Parameters, new: Parameters, limits: Sequence[_Limit], measured: Measurement
     ) -> tuple[Parameters, Measurement, int] | None:
-        """Shorten the step until the measured divergence meets `bound`.
-
-        The divergence is quadratic in a short step, so the first try is the length at which the parabola through
-        the last measurement meets the bound, a little inside.
-        """
+        """Shorten the step until every measured divergence is within its limit."""
         share = 1.0
         for tries in range(1, self._max_interpolations + 1):
-            share *= min(0.9, 0.98 * math.sqrt(bound / divergence)) if math.isfinite(divergence) else 0.5
+            broken = [limit for limit in limits if not limit.kept(measured)]
+            share *= min([0.9, *(limit.shortening(limit.of(measured)) for limit in broken)])
             point = {name: torch.lerp(old[name], new[name], share) for name in old}
             measured = turn.measure(point)
-            divergence = float(measured.divergence)
-            if divergence <= bound and _finite(point, measured):
+            if all(limit.kept(measured) for limit in limits) and _finite(point, measured):
                 return point, measured, tries
         return None
 
 
+def _limits(region: Region, turn: Turn) -> list[_Limit]:
+    """What an update of the turn's one row must keep."""
+    limits = []
+    if region.guarantee == "hard" and region.bound is not None:
+        limits.append(_Limit(term=None, bound=region.bound, before=0.0))
+    bounded = [term for term in turn.terms if term.bound is not None]
+    if bounded:
+        now = turn.measure(turn.learners.parameters(turn.rows))
+        limits += [_Limit(term.name, term.bound, float(now.anchors[term.name])) for term in bounded if term.bound]
+    return limits
+
+
+def _told(broken: Sequence[_Limit], proposal: Measurement, verb: str) -> str:
+    told = []
+    for limit in broken:
+        value, against = limit.said(limit.of(proposal))
+        told.append(f"{value} {verb.format(against)}")
+    return "; ".join(told)
+
+
+def _anchor_report(
+    learner: str, limit: _Limit, proposal: Measurement, measured: Measurement, outcome: str
+) -> AnchorReport:
+    reason = "" if limit.kept(proposal) else _told([limit], proposal, "exceeded {}")
+    if not reason and limit.before > limit.bound:
+        reason = f"the policy was at {limit.before:.3g} on this batch before the update, and may not go farther"
+    return AnchorReport(
+        learner=learner,
+        kind=limit.term or "",
+        bound=limit.bound,
+        before=limit.before,
+        proposed=limit.of(proposal),
+        accepted=limit.of(measured),
+        outcome=outcome,
+        reason=reason,
+    )
+
+
+def _step_values(turn: Turn, measured: Measurement, before: Parameters) -> dict[str, float]:
+    """The terms whose reference is the policy before the last optimizer step, which has been taken since."""
+    return {
+        term.name: float(turn.against(term, measured.evaluation, before))
+        for term in turn.terms
+        if term.kind == "before"
+    }
+
+
+def _scalars(turn: Turn, measured: Measurement, steps: Mapping[str, float]) -> dict[str, float]:
+    """Every term in nats, with its weight and bound."""
+    scalars: dict[str, float] = {}
+    size = measured.evaluation.dimensions * measured.log_prob.shape[-1]
+    for term in turn.terms:
+        if term.kind == "anchor":
+            value = float(measured.anchors[term.name])
+        else:
+            own = steps.get(term.name, 0.0) if term.kind == "before" else float(measured.terms[term.name])
+            value = own * (size if term.reduction == "mean" else 1)
+        scalars[f"kl_{term.name}"] = value
+        scalars[f"kl_{term.name}_weight"] = float(term.weight)
+        if term.bound is not None:
+            scalars[f"kl_{term.name}_bound"] = term.bound
+    return scalars
+
+
+def _row_of(parameters: Parameters, k: int) -> Parameters:
+    return {name: p[k : k + 1] for name, p in parameters.items()}
+
+
 def _finite(parameters: Parameters, measured: Measurement) -> bool:
-    values = [measured.divergence, measured.gain, *parameters.values()]
+    values = [measured.divergence, measured.gain, *measured.anchors.values(), *parameters.values()]
     return all(bool(torch.isfinite(value).all()) for value in values)

@@ -104,10 +104,17 @@ def _moved(old: Parameters, step: Tensor) -> Parameters:
 
 
 def _gradient(turn: Turn, old: Parameters) -> tuple[float, Tensor]:
-    """The objective and its gradient at the old parameters, on the whole batch: ``[P]``."""
+    """The objective less the regularisers, and its gradient at the old parameters, on the whole batch: ``[P]``."""
     leaves = {name: p.clone().requires_grad_() for name, p in old.items()}
     evaluation = turn.learners.policy.evaluate(leaves, turn.batch)
-    gain = turn.gain(evaluation, turn.old.log_prob, turn.advantage, turn.batch.mask).sum()
+    gain = turn.gain(evaluation, turn.old.log_prob, turn.advantage, turn.batch.mask)
+    if turn.terms:
+        references = [
+            None if law is None else law.map(lambda x: x.to(gain.dtype) if x.is_floating_point() else x)
+            for law in turn.references
+        ]
+        gain = gain - turn.penalty(evaluation, references, turn.old.log_prob, turn.batch.mask)
+    gain = gain.sum()
     gradients = torch.autograd.grad(gain, list(leaves.values()), allow_unused=True)
     by_name = {
         name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(leaves.items(), gradients, strict=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from marl_tr.policy import Capability, Evaluation, Parameters, Policy, PolicyBatch, masked_mean
+from marl_tr.policy import Capability, Evaluation, Parameters, PolicyBatch, masked_mean
+from marl_tr.region.learners import Learners
+from marl_tr.region.regulariser import Term
 
 __all__ = ["Candidate", "Learners", "Measurement", "Objective", "Region", "Turn"]
 
@@ -35,59 +38,27 @@ class Objective(Protocol):
         ...
 
 
-class Learners:
-    """A policy's learners: current parameters and optimizer moments, changed by the Guard alone.
-
-    Attributes:
-        policy: Their policy.
-        names: One a row.
-        moments: One optimizer state a row (empty where the region has no optimizer).
-    """
-
-    def __init__(self, policy: Policy, names: Sequence[str]) -> None:
-        if len(names) != policy.rows.learners:
-            raise ValueError(f"{policy.rows.learners} learners need as many names, got {list(names)}")
-        self.policy = policy
-        self.names = tuple(names)
-        self.moments: list[dict[str, Any]] = [{} for _ in names]
-
-    def parameters(self, rows: Sequence[int]) -> Parameters:
-        """A copy of some rows, detached."""
-        index = list(rows)
-        return {name: p.detach()[index].clone() for name, p in self.policy.module.named_parameters()}
-
-    def commit(self, row: int, parameters: Parameters, moments: dict[str, Any]) -> None:
-        """Write one row, ``[1, ...]`` each; no other row is touched."""
-        with torch.no_grad():
-            for name, p in self.policy.module.named_parameters():
-                p[row] = parameters[name][0]
-        self.moments[row] = moments
-
-    def state_dict(self) -> dict[str, Any]:
-        """The policy and the optimizer moments."""
-        return {"policy": self.policy.state_dict(), "moments": self.moments}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict`."""
-        self.policy.load_state_dict(state["policy"])
-        self.moments = [dict(m) for m in state["moments"]]
-
-
 @dataclass(frozen=True)
 class Measurement:
     """What a set of parameters does on the whole batch, a row each.
 
     Attributes:
         divergence: ``[R]`` float64, mean KL(old || new) over decisions, summed over dimensions and chain, in nats.
-        gain: ``[R]``, mean objective minus the old policy's, entropy bonus included.
+        gain: ``[R]``, mean objective minus the old policy's, entropy bonus and weighted regularisers included.
         log_prob: ``[R, T, N, K]``.
         entropy: ``[R]``, mean.
+        evaluation: Of the whole batch.
+        anchors: Mean KL(anchor || new) of each position term, ``[R]`` float64 nats, by name.
+        terms: Value of each regulariser in its own unit, ``[R]`` float64, by name.
     """
 
     divergence: Tensor
     gain: Tensor
     log_prob: Tensor
     entropy: Tensor
+    evaluation: Evaluation
+    anchors: dict[str, Tensor] = field(default_factory=dict)
+    terms: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,6 +74,7 @@ class Turn:
         old: The evaluation under the current parameters, without gradient: anchor of ratio and divergence.
         generator: For minibatch orders and subsamples.
         progress: Share of the run that is done, for schedules of rates.
+        terms: The learners' regularisers.
     """
 
     learners: Learners
@@ -113,6 +85,7 @@ class Turn:
     old: Evaluation
     generator: torch.Generator
     progress: float = 0.0
+    terms: tuple[Term, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -136,39 +109,82 @@ class Turn:
             per_decision = per_decision + self.objective.entropy * evaluation.entropy
         return masked_mean(per_decision, mask)
 
+    def penalty(self, evaluation: Evaluation, references: Sequence[Any], old_log_prob: Tensor, mask: Tensor) -> Tensor:
+        """What the regularisers take off the gain a row, ``[R]``; differentiable in `evaluation`.
+
+        `references` are the laws of `laws_of` on the decisions and chain steps of `evaluation`; the rest as in `gain`.
+        """
+        total = torch.zeros(len(self.rows), dtype=evaluation.log_prob.dtype, device=evaluation.log_prob.device)
+        for term, reference in zip(self.terms, references, strict=True):
+            if term.active:
+                total = total + term.weight.to(total) * self._value(term, evaluation, reference, old_log_prob, mask)
+        return total
+
+    @torch.no_grad()
+    def laws_of(self, references: Sequence[Parameters | None], batch: PolicyBatch) -> list[Any]:
+        """The law of each set of parameters ``[R, ...]`` on `batch`; None where there is none."""
+        policy = self.learners.policy
+        return [None if p is None else policy.evaluate(p, batch).law for p in references]
+
+    @cached_property
+    def references(self) -> list[Any]:
+        """The law of each term's reference on the whole batch, in float64; None for the rollout's."""
+        laws = self.laws_of([term.reference for term in self.terms], self.batch)
+        return [None if law is None else law.map(_double) for law in laws]
+
     @torch.no_grad()
     def measure(self, parameters: Parameters) -> Measurement:
-        """Evaluate `parameters` on the whole batch; the divergence is summed and averaged in float64."""
+        """Evaluate `parameters` on the whole batch; divergences are summed and averaged in float64."""
         policy, mask = self.learners.policy, self.batch.mask
         evaluation = policy.evaluate(parameters, self.batch)
-
-        def double(x: Tensor) -> Tensor:
-            return x.double() if x.is_floating_point() else x
-
-        divergence = policy.divergence(self.old.law.map(double), evaluation.law.map(double)).sum(-1)
+        law = evaluation.law.map(_double)
+        gain = self.gain(evaluation, self.old.log_prob, self.advantage, mask) - self.gain(
+            self.old, self.old.log_prob, self.advantage, mask
+        )
+        anchors: dict[str, Tensor] = {}
+        terms: dict[str, Tensor] = {}
+        for term, reference in zip(self.terms, self.references, strict=True):
+            terms[term.name] = self._value(term, replace(evaluation, law=law), reference, self.old.log_prob, mask)
+            if term.kind == "anchor":
+                anchors[term.name] = masked_mean(policy.divergence(reference, law).sum(-1), mask)
+            if term.active:
+                old = replace(self.old, law=self.old.law.map(_double))
+                change = terms[term.name] - self._value(term, old, reference, self.old.log_prob, mask)
+                gain = gain - (term.weight.to(change) * change).to(gain)
         return Measurement(
-            divergence=masked_mean(divergence, mask),
-            gain=self.gain(evaluation, self.old.log_prob, self.advantage, mask)
-            - self.gain(self.old, self.old.log_prob, self.advantage, mask),
+            divergence=masked_mean(policy.divergence(self.old.law.map(_double), law).sum(-1), mask),
+            gain=gain,
             log_prob=evaluation.log_prob,
             entropy=masked_mean(evaluation.entropy, mask),
+            evaluation=evaluation,
+            anchors=anchors,
+            terms=terms,
         )
+
+    @torch.no_grad()
+    def against(self, term: Term, evaluation: Evaluation, reference: Parameters) -> Tensor:
+        """The value of `term` for an evaluation of the whole batch, had it another reference: ``[R]`` float64."""
+        (law,) = self.laws_of([reference], self.batch)
+        doubled = replace(evaluation, law=evaluation.law.map(_double))
+        return self._value(term, doubled, law.map(_double), self.old.log_prob, self.batch.mask)
 
     def only(self, position: int) -> Turn:
         """The same turn for one of its rows."""
         if len(self.rows) == 1:
             return self
         index = [position]
-        return Turn(
-            learners=self.learners,
+        return replace(
+            self,
             rows=(self.rows[position],),
             batch=self.batch.rows(index),
             advantage=self.advantage[index],
-            objective=self.objective,
             old=self.old.rows(index),
-            generator=self.generator,
-            progress=self.progress,
+            terms=tuple(term.rows(index) for term in self.terms),
         )
+
+    def _value(self, term: Term, evaluation: Evaluation, reference: Any, old_log_prob: Tensor, mask: Tensor) -> Tensor:
+        length = self.old.log_prob.shape[-1]
+        return term.value(self.learners.policy, evaluation, reference, old_log_prob, mask, chain_length=length)
 
 
 @dataclass(frozen=True)
@@ -183,6 +199,7 @@ class Candidate:
         backtracks: How often the region shortened its own step, a row.
         reasons: Why a row proposes no change; empty where it does.
         losses: Scalars for the log, by tag.
+        before: Parameters before the last optimizer step, ``[R, ...]``; None: those before the update.
     """
 
     parameters: Parameters
@@ -192,6 +209,7 @@ class Candidate:
     backtracks: list[int]
     reasons: list[str]
     losses: dict[str, float] = field(default_factory=dict)
+    before: Parameters | None = None
 
 
 class Region(Protocol):
@@ -220,3 +238,7 @@ class Region(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`."""
         ...
+
+
+def _double(x: Tensor) -> Tensor:
+    return x.double() if x.is_floating_point() else x

@@ -68,6 +68,7 @@ class Assignment:
             old=old,
             generator=generator,
             progress=progress,
+            terms=self.learners.regularisers.terms(rows, progress),
         )
 
     def environment_log_ratio(self, row: int, log_ratio: Tensor) -> Tensor:
