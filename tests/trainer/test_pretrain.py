@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def network(hidden: int = 64) -> nn.Module:
     return build_velocity(config, GROUP, torch.Generator().manual_seed(0))
 
 
-def settings(**changes: float) -> PretrainingSection:
+def settings(**changes: float | str) -> PretrainingSection:
     return PretrainingSection.model_validate(
         {"steps": 12, "batch": 16, "save_every": 5, "ema": 0.9, "shift": 1.0} | changes
     )
@@ -104,13 +105,22 @@ class TestLearning:
         torch.testing.assert_close(run.average.body[0].weight.double(), expected, atol=1e-6, rtol=1e-6)
 
     def test_the_learning_rate_rises_stays_and_falls_to_nothing(self) -> None:
-        given = settings(steps=1000, learning_rate=0.5, decay=0.4)
-        rates = [given.learning_rate * share_of_rate(step, given) for step in range(1000)]
-        assert rates[0] == pytest.approx(0.5 / 20)
-        assert rates[19:600] == [0.5] * 581
-        assert rates[800] == pytest.approx(0.25)
-        assert rates[999] == pytest.approx(0.5 / 400)
-        assert share_of_rate(999, settings(steps=1000, decay=0.0)) == 1
+        given = settings(steps=1000, decay=0.4)
+        shares = [share_of_rate(step, given) for step in range(1000)]
+        assert shares[0] == pytest.approx(1 / 20)
+        assert shares[19:600] == [1.0] * 581
+        assert shares[800] == pytest.approx(0.5)
+        assert shares[999] == pytest.approx(1 / 400)
+        assert share_of_rate(999, settings(steps=1000, decay=0.0)) == 1.0
+
+    def test_muon_moves_the_matrices_of_numbered_layers_at_its_own_rate(self) -> None:
+        velocity = network(8)
+        before = {name: p.detach().clone() for name, p in velocity.named_parameters()}
+        run = training(velocity, settings(optimizer="muon", muon_learning_rate=1e-9, learning_rate=1e-2))
+        for _ in range(3):
+            run.advance()
+        moved = {name for name, p in velocity.named_parameters() if (p - before[name]).abs().max() > 1e-6}
+        assert {name for name in before if name not in moved} == {"body.0.weight", "body.2.weight"}
 
     def test_a_step_takes_nothing_from_the_global_generator(self) -> None:
         before = torch.random.get_rng_state()
@@ -119,17 +129,21 @@ class TestLearning:
 
 
 class TestFiles:
-    def test_a_resumed_pretraining_ends_bit_for_bit_as_the_uninterrupted_one(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+    def test_a_resumed_pretraining_ends_bit_for_bit_as_the_uninterrupted_one(
+        self, tmp_path: Path, optimizer: str
+    ) -> None:
+        given = settings(optimizer=optimizer)
         whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
 
         def measure(samples: Tensor, observation: Mapping[str, Tensor]) -> dict[str, float]:
             return {"mean": float(samples.mean())}
 
-        once = pretrain(network(8), demonstrations, settings(), out=whole, seed=4, measure=measure)
+        once = pretrain(network(8), demonstrations, given, out=whole, seed=4, measure=measure)
         stop = _StopAfter(7)
         with pytest.raises(Exception, match="saved at step 7"):
-            pretrain(network(8), demonstrations, settings(), out=parts, seed=4, measure=measure, stop=stop)
-        again = pretrain(network(8), demonstrations, settings(), out=parts, seed=4, measure=measure, resume=True)
+            pretrain(network(8), demonstrations, given, out=parts, seed=4, measure=measure, stop=stop)
+        again = pretrain(network(8), demonstrations, given, out=parts, seed=4, measure=measure, resume=True)
         for a, b in zip(once.velocity.parameters(), again.velocity.parameters(), strict=True):
             assert torch.equal(a, b)
         assert (once.loss, once.measures) == (again.loss, again.measures)
@@ -137,7 +151,7 @@ class TestFiles:
         assert [line["step"] for line in _lines(whole)] == [5, 10, 12]
         states = [load_checkpoint(checkpoint_of(out))["training"] for out in (whole, parts)]
         for a, b in zip(_leaves(states[0]), _leaves(states[1]), strict=True):
-            assert torch.equal(torch.as_tensor(a), torch.as_tensor(b))
+            assert torch.equal(a, b) if isinstance(a, Tensor) else a == b
 
     def test_lines_that_were_written_after_the_checkpoint_are_cut(self, tmp_path: Path) -> None:
         out = tmp_path / "v.safetensors"
@@ -192,7 +206,7 @@ def _lines(out: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
-def _leaves(tree: object) -> list[object]:
+def _leaves(tree: Any) -> list[Any]:
     if isinstance(tree, Mapping):
         return [leaf for value in tree.values() for leaf in _leaves(value)]
     if isinstance(tree, list | tuple):
