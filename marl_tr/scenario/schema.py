@@ -121,9 +121,13 @@ class PretrainingSection(Strict):
 
     steps: int = Field(default=10_000, ge=1, description="Optimizer steps.")
     batch: int = Field(default=32, ge=1, le=65_536, description="Samples a step.")
+    optimizer: Literal["adamw", "muon"] = Field(
+        default="adamw", description="'muon' moves the matrices of numbered layers, AdamW the rest."
+    )
     learning_rate: float = Field(default=1e-3, gt=0, le=1, description="AdamW's, after a warm-up of 2 % of the steps.")
+    muon_learning_rate: float = Field(default=2e-3, gt=0, le=1, description="Muon's, scaled to AdamW's step sizes.")
     decay: float = Field(default=0.5, ge=0, le=1, description="Last share of the steps, in which the rate falls to 0.")
-    weight_decay: float = Field(default=0.01, ge=0, description="AdamW's.")
+    weight_decay: float = Field(default=0.01, ge=0, description="Decoupled, times the learning rate.")
     max_grad_norm: float = Field(default=1.0, gt=0, description="Gradient norm, clipped above.")
     ema: float = Field(default=0.9995, ge=0, lt=1, description="Decay of the average of weights that is kept.")
     shift: float = Field(default=3.0, ge=1, le=100, description="Of the noise levels: s = shift u / (1 + (shift-1) u).")
