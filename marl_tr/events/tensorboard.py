@@ -32,6 +32,7 @@ class TensorBoardSink:
     Args:
         run_dir: The run's folder.
         learners: Names in the tags ``region/divergence/<learner>`` and ``region/bound/<learner>``.
+        terms: Regularisers, in the tags ``region/kl_<term>/<learner>`` and ``region/kl_<term>_bound/<learner>``.
         hyperparameters: The scenario, nested; written once, when the run begins.
         purge_step: For a resumed run: points at this step or later in older event files are hidden. Points at
             the checkpoint's own step were written before it, so this is the checkpoint's step + 1.
@@ -43,6 +44,7 @@ class TensorBoardSink:
         run_dir: Path,
         *,
         learners: Sequence[str] = (),
+        terms: Sequence[str] = (),
         hyperparameters: Mapping[str, Any] | None = None,
         purge_step: int | None = None,
         fps: float = 10.0,
@@ -54,7 +56,7 @@ class TensorBoardSink:
         self._ended: Any = None
         # A resumed run has them in its first file; TensorBoard reads all files of a folder as one run.
         if purge_step is None:
-            self._writer.add_custom_scalars(layout(learners))
+            self._writer.add_custom_scalars(layout(learners, terms))
         self._write_hyperparameters(flatten(hyperparameters or {}), begins=purge_step is None)
         self._writer.flush()
 
@@ -114,7 +116,7 @@ class TensorBoardSink:
         self._file.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
-def layout(learners: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
+def layout(learners: Sequence[str], terms: Sequence[str] = ()) -> dict[str, dict[str, list[Any]]]:
     """Charts of the CUSTOM SCALARS tab, as `SummaryWriter.add_custom_scalars` takes them.
 
     The tags of a 'Multiline' chart are regular expressions, so they are anchored: ``uav_1`` is not
@@ -126,6 +128,14 @@ def layout(learners: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
             learner: [
                 "Multiline",
                 [f"^{re.escape(f'region/{quantity}/{learner}')}$" for quantity in ("divergence", "bound")],
+            ]
+            for learner in learners
+        }
+    for term in terms:
+        charts[f"regulariser {term!r}: divergence and its bound"] = {
+            learner: [
+                "Multiline",
+                [f"^{re.escape(f'region/kl_{term}{part}/{learner}')}$" for part in ("", "_bound")],
             ]
             for learner in learners
         }

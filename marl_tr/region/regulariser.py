@@ -160,6 +160,11 @@ class Regularisers:
         }
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The terms' names, as in tags and in the audit."""
+        return tuple(part.name for part in self._parts)
+
+    @property
     def remembers_steps(self) -> bool:
         """Whether a term needs the policy before the last optimizer step."""
         return any(part.kind == "before" for part in self._parts)

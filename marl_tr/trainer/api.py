@@ -19,7 +19,7 @@ from marl_tr.scenario import load_scenario
 from marl_tr.scenario.schema import Scenario
 from marl_tr.trainer.build import build_critic, build_env, build_players
 from marl_tr.trainer.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint, refusing_misfits
-from marl_tr.trainer.held_out import HeldOut
+from marl_tr.trainer.held_out import HeldOut, averaged
 from marl_tr.trainer.lock import locked
 from marl_tr.trainer.loop import Trainer, iterations_of
 from marl_tr.trainer.run import CHECKPOINTS, SCENARIO_FILE, Run, check_same_scenario, is_finished, new_run_folder
@@ -97,19 +97,20 @@ def evaluate(folder: Path, *, episodes: int | None = None, video: bool = False, 
     env = build_env(scenario, num_envs=1)
     try:
         players = build_players(scenario, env.spec)
-        teams = [player.team for player in players]
         with _naming(path), refusing_misfits():
             step = int(state["trainer"]["step"])
             for player in players:
                 player.learners.load_state_dict(state["trainer"]["players"][player.team.name]["learners"])
-        held_out = HeldOut(scenario, teams, env)
+        held_out = HeldOut(scenario, players, env)
         count = episodes or scenario.evaluation.final_episodes
         results, references = held_out.evaluate(count), held_out.references(count)
         show_evaluation(scenario, folder, results, references, step=step, agents=len(env.spec.agents), console=console)
     finally:
         env.close()
     if video:
-        console.print(f"video        {film(scenario, teams, folder, step)}", markup=False, soft_wrap=True)
+        with averaged(players):
+            filmed = film(scenario, [player.team for player in players], folder, step)
+        console.print(f"video        {filmed}", markup=False, soft_wrap=True)
 
 
 def describe(scenario: Scenario) -> str:

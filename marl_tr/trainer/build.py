@@ -11,7 +11,8 @@ import torch
 
 from marl_tr.critic.critic import Critic
 from marl_tr.errors import UserError
-from marl_tr.policy import Rows
+from marl_tr.policy import Policy, Rows
+from marl_tr.region.optimizer import hidden_matrices
 from marl_tr.region.turn import Learners, Objective, Region
 from marl_tr.registry import find
 from marl_tr.rollout.team import Team
@@ -127,13 +128,36 @@ def _player(
     team = Team(name=name, group=group, index=index, agents=agents, policy=policy)
     objective: Any = find("objectives", scenario.objective.kind).load()(scenario.objective.config)
     region: Any = find("regions", scenario.region.kind).load()(scenario.region.config, scenario.optimizer)
-    missing = (objective.requires | region.requires) - policy.capabilities
+    _check_capabilities(scenario, part, policy, objective.requires | region.requires)
+    learners = Learners(policy, team.learners, scenario.regularisers, average=scenario.evaluation.ema)
+    _check_muon(scenario, learners)
+    return Player(team=team, learners=learners, objective=objective, region=region)
+
+
+def _check_capabilities(scenario: Scenario, part: AgentPart, policy: Policy, required: frozenset[str]) -> None:
+    missing = required - policy.capabilities
     if missing:
         raise UserError(
             f"agents of kind {part.kind!r} cannot say {', '.join(sorted(missing))}, which objective "
             f"{scenario.objective.kind!r} with region {scenario.region.kind!r} requires"
         )
-    return Player(team=team, learners=Learners(policy, team.learners), objective=objective, region=region)
+    for position, regulariser in enumerate(scenario.regularisers):
+        missing = regulariser.requires - policy.capabilities
+        if missing:
+            raise UserError(
+                f"regularisers.{position}: agents of kind {part.kind!r} cannot say {', '.join(sorted(missing))}, which "
+                f"{regulariser.kind!r} requires"
+            )
+
+
+def _check_muon(scenario: Scenario, learners: Learners) -> None:
+    if scenario.optimizer is None or scenario.optimizer.kind != "muon":
+        return
+    if not hidden_matrices(learners.parameters([0])):
+        raise UserError(
+            "optimizer.kind: 'muon' moves hidden matrices, and these policies have none between the first and the "
+            "last; use 'adamw', or a network with two hidden layers or more"
+        )
 
 
 def _check_selection(scenario: Scenario, spec: EnvSpec) -> None:

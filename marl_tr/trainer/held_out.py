@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from marl_tr.rollout.team import Team
 from marl_tr.scenario.schema import Scenario
-from marl_tr.trainer.build import build_env, device_of
+from marl_tr.trainer.build import Player, build_env, device_of
 from marl_tr.trainer.evaluation import Episodes, evaluate_act, evaluate_policies, summarise
 from marl_tr.vector import VectorEnv
 
-__all__ = ["HeldOut", "convention", "headline"]
+__all__ = ["HeldOut", "averaged", "convention", "headline"]
 
 
 class HeldOut:
@@ -22,28 +22,29 @@ class HeldOut:
 
     Args:
         scenario: Says which, and how many.
-        teams: Who acts.
+        players: Who acts: by the averages of their parameters, where the scenario keeps them.
         env: The scenario's environment, for its hooks alone; episodes are played in copies of their own.
     """
 
-    def __init__(self, scenario: Scenario, teams: Sequence[Team], env: VectorEnv) -> None:
-        self._scenario, self._teams, self._env = scenario, tuple(teams), env
+    def __init__(self, scenario: Scenario, players: Sequence[Player], env: VectorEnv) -> None:
+        self._scenario, self._players, self._env = scenario, tuple(players), env
 
     def evaluate(self, episodes: int) -> dict[str, Episodes]:
         """Episodes by way of acting (``sampled``, ``mode``), in the scenario's order."""
         settings = self._scenario.evaluation
-        return {
-            policy: evaluate_policies(
-                self._teams,
-                self._make,
-                episodes=episodes,
-                seed=settings.seed,
-                mode=policy == "mode",
-                window=settings.window,
-                device=device_of(self._scenario),
-            )
-            for policy in settings.policies
-        }
+        with averaged(self._players):
+            return {
+                policy: evaluate_policies(
+                    [player.team for player in self._players],
+                    self._make,
+                    episodes=episodes,
+                    seed=settings.seed,
+                    mode=policy == "mode",
+                    window=settings.window,
+                    device=device_of(self._scenario),
+                )
+                for policy in settings.policies
+            }
 
     def references(self, episodes: int) -> dict[str, Episodes]:
         """The same held-out episodes under the environment's reference policies, by name."""
@@ -83,6 +84,15 @@ class HeldOut:
 
     def _make(self, copies: int) -> VectorEnv:
         return build_env(self._scenario, num_envs=copies)
+
+
+@contextmanager
+def averaged(players: Sequence[Player]) -> Iterator[None]:
+    """Inside, every player acts by the average of its parameters, where the scenario keeps one."""
+    with ExitStack() as stack:
+        for player in players:
+            stack.enter_context(player.learners.averaged())
+        yield
 
 
 def headline(results: Mapping[str, Episodes], scenario: Scenario) -> dict[str, float]:

@@ -272,7 +272,7 @@ class Trainer:
     def _observe(self, rollout: Rollout, *, first: bool) -> None:
         for player in self.players:
             group = rollout.groups[player.team.group.name]
-            player.team.policy.observe(
+            player.learners.observe(
                 {leaf: player.team.select(x, axis=2) for leaf, x in group.observation.items()},
                 player.team.select(group.alive, axis=2),
                 first=first,
@@ -370,6 +370,7 @@ def _region_scalars(report: UpdateReport) -> dict[str, float]:
         "surrogate_gain": report.surrogate_gain,
         "cg_residual": report.cg_residual,
     }
+    values |= report.regularisers
     return {f"region/{key}/{report.learner}": value for key, value in values.items() if value is not None}
 
 

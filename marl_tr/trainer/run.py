@@ -121,7 +121,7 @@ class Run:
                 trainer.env.close()
                 raise
         self._resumed_at = None if self._fresh else trainer.step
-        self._held_out = HeldOut(scenario, [player.team for player in self.trainer.players], self.trainer.env)
+        self._held_out = HeldOut(scenario, self.trainer.players, self.trainer.env)
 
     def start(self) -> None:
         """Train until the scenario's steps are done.
@@ -160,6 +160,7 @@ class Run:
                 TensorBoardSink(
                     folder,
                     learners=self.trainer.learners,
+                    terms=tuple(self.trainer.players[0].learners.regularisers.names),
                     hyperparameters=resolved(scenario),
                     purge_step=None if self._fresh else step + 1,
                 ),
