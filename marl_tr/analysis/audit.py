@@ -51,12 +51,14 @@ class LearnerAudit:
     Attributes:
         run: The run's folder.
         learner: Its name.
-        kind: ``"policy"`` or ``"critic"``.
+        kind: ``"policy"``, ``"critic"``, or the position term whose bound it is (``"anchor"``, ``"anchor_2"``).
         guarantee: ``"hard"``, ``"soft"`` or ``"none"``.
         outcomes: How many updates ended how.
-        largest_ratio: Largest divergence / bound of the committed updates; None where none had a bound.
+        largest_ratio: Largest divergence / limit of the committed updates; None where none had a bound.
         backtracks: Over all updates, together.
         violations: Updates committed beyond a hard bound.
+        began_beyond: Committed updates of a policy that was beyond the bound on their batch already, which may not
+            take it farther away.
     """
 
     run: Path
@@ -67,6 +69,7 @@ class LearnerAudit:
     largest_ratio: float | None = None
     backtracks: int = 0
     violations: int = 0
+    began_beyond: int = 0
 
     @property
     def updates(self) -> int:
@@ -133,7 +136,9 @@ class AuditReport:
             return f"NOT TRUSTWORTHY: {count} finding{'s' if count > 1 else ''} in the logs."
         if not hard:
             return "OK: no update claims a hard bound; all digests are right."
-        return f"OK: all {committed} updates committed under a hard bound kept it; all digests are right."
+        beyond = sum(row.began_beyond for row in hard)
+        apart = f" ({beyond} began beyond it on their batch, and went no farther)" if beyond else ""
+        return f"OK: all {committed} updates committed under a hard bound kept it{apart}; all digests are right."
 
 
 def audit(run_dirs: Sequence[Path]) -> AuditReport:
@@ -141,7 +146,9 @@ def audit(run_dirs: Sequence[Path]) -> AuditReport:
 
     Checked: the chain of digests; that iterations and steps never go back; that each update committed
     (accepted or interpolated) under a hard bound has a finite divergence of at most ``bound * (1 +
-    TOLERANCE)``. What cannot be seen: lines cut off cleanly at the end (a resume sees that).
+    TOLERANCE)``; where a line says how far the policy was from an anchor `before` the update, the larger of the two
+    counts, and the line's own `limit` must be that. What cannot be seen: lines cut off cleanly at the end (a resume
+    sees that).
 
     Raises:
         AuditError: No runs, a log that is missing, empty or cut off, or a line that is no audit line.
@@ -167,8 +174,11 @@ def _enter(row: LearnerAudit, line: Mapping[str, Any]) -> Iterator[str]:
     row.backtracks += line["backtracks"]
     if outcome == "rejected":
         return
-    if bound is not None and bound > 0:
-        ratio = divergence / bound
+    # Only a distance from an anchor can be there before an update; that of an update begins at zero.
+    before = line["before"] if line["direction"] == "kl_anchor_new" else None
+    limit = bound if bound is None or before is None else max(bound, before)
+    if limit is not None and limit > 0:
+        ratio = divergence / limit
         if row.largest_ratio is None or not ratio <= row.largest_ratio:
             row.largest_ratio = ratio
     if line["guarantee"] != "hard":
@@ -177,10 +187,16 @@ def _enter(row: LearnerAudit, line: Mapping[str, Any]) -> Iterator[str]:
     if bound is None:
         row.violations += 1
         yield f"{who}: a hard guarantee without a bound"
+        return
+    if before is not None and before > bound:
+        row.began_beyond += 1
+    if line["limit"] is not None and line["limit"] != limit:
+        yield f"{who}: limit {line['limit']:.9g} is neither the bound {bound:.9g} nor where the policy was before"
     # Written so that a nan, of which no comparison is true, is a violation.
-    elif not divergence <= bound * (1 + TOLERANCE) or not math.isfinite(divergence):
+    if not divergence <= limit * (1 + TOLERANCE) or not math.isfinite(divergence):
         row.violations += 1
-        yield f"{who}: divergence {divergence:.9g} exceeds its bound {bound:.9g} ({line['direction']})"
+        beyond = "" if limit == bound else f", beyond which it began at {limit:.9g}"
+        yield f"{who}: divergence {divergence:.9g} exceeds its bound {bound:.9g}{beyond} ({line['direction']})"
 
 
 def _went_back(before: Mapping[str, Any], line: Mapping[str, Any]) -> Iterator[str]:
@@ -232,6 +248,9 @@ def _typed(line: Mapping[str, Any]) -> dict[str, Any]:
     typed: dict[str, Any] = {
         "bound": None if line["bound"] is None else number(line["bound"]),
         "accepted": number(line["accepted"]),
+        # Of bounds to anchors alone.
+        "before": None if line.get("before") is None else number(line["before"]),
+        "limit": None if line.get("limit") is None else number(line["limit"]),
     }
     for name in ("iteration", "step", "backtracks"):
         if type(line[name]) is not int or line[name] < 0:

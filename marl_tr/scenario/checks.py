@@ -31,6 +31,7 @@ def cross_checks(document: Document, checked: Validated) -> list[Problem]:
         *_objective(document, checked),
         *_sharing(document, checked),
         *_capabilities(document, checked),
+        *_regularisers(document, checked),
     ]
 
 
@@ -106,6 +107,22 @@ def _capabilities(document: Document, checked: Validated) -> list[Problem]:
                     f"(they have {_listed(offered) or 'nothing to offer'})"
                 )
                 problems.append(document.problem((*path, "kind"), message))
+    return problems
+
+
+def _regularisers(document: Document, checked: Validated) -> list[Problem]:
+    if checked.scenario is None:
+        return []
+    problems = []
+    for path, agent in _agents(document):
+        offered = getattr(checked.configs.get(path), "capabilities", None)
+        for position, regulariser in enumerate(checked.scenario.regularisers):
+            if offered is not None and regulariser.requires - offered:
+                message = (
+                    f"{regulariser.kind!r} needs {_listed(regulariser.requires - offered)}, which agents of kind "
+                    f"{agent['kind']!r} do not have (they have {_listed(offered) or 'nothing to offer'})"
+                )
+                problems.append(document.problem(("regularisers", position), message))
     return problems
 
 

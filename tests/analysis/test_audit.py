@@ -211,3 +211,57 @@ def test_a_line_that_is_no_audit_line_is_refused(tmp_path: Path, text: str) -> N
         file.write(text.encode("latin-1") + b"\n")
     with pytest.raises(AuditError, match=r"audit\.jsonl:2: not an audit line"):
         audit([run])
+
+
+def anchor_line(index: int = 0, **changes: Any) -> dict[str, Any]:
+    """What the Guard writes of a bound to an anchor."""
+    return {
+        "iteration": index,
+        "step": index * 100,
+        "learner": "uav_0",
+        "kind": "anchor",
+        "guarantee": "hard",
+        "bound": 0.05,
+        "before": 0.03,
+        "limit": 0.05,
+        "direction": "kl_anchor_new",
+        "proposed": 0.08,
+        "accepted": 0.049,
+        "outcome": "interpolated",
+        "backtracks": 0,
+        "reason": "",
+        **changes,
+    }
+
+
+def test_bounds_to_anchors_have_rows_of_their_own(tmp_path: Path) -> None:
+    beyond = {"before": 0.07, "limit": 0.07, "accepted": 0.06}
+    report = audit([write(tmp_path / "run", line(0), anchor_line(0), line(1), anchor_line(1, **beyond))])
+    assert report.ok
+    policy, anchor = report.rows
+    assert (policy.kind, policy.updates, policy.began_beyond) == ("policy", 2, 0)
+    assert (anchor.kind, anchor.updates, anchor.began_beyond) == ("anchor", 2, 1)
+    assert anchor.largest_ratio == pytest.approx(0.049 / 0.05)
+    assert "(1 began beyond it on their batch, and went no farther)" in report.render()
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"accepted": 0.0501}, "divergence 0.0501 exceeds its bound 0.05 (kl_anchor_new)"),
+        ({"before": 0.07, "limit": 0.07, "accepted": 0.0701}, "beyond which it began at 0.07"),
+        ({"limit": 0.08}, "limit 0.08 is neither the bound 0.05 nor where the policy was"),
+        ({"before": math.nan, "limit": math.nan}, "limit nan is neither"),
+    ],
+)
+def test_a_policy_that_went_farther_from_its_anchor_than_it_may_is_found(
+    tmp_path: Path, changes: dict[str, Any], what: str
+) -> None:
+    report = audit([write(tmp_path / "run", line(0), anchor_line(0, **changes))])
+    assert any(what in finding.what for finding in report.findings)
+    assert not report.ok
+
+
+def test_the_bound_of_an_update_is_not_loosened_by_a_distance_before_it(tmp_path: Path) -> None:
+    report = audit([write(tmp_path / "run", line(0, before=1.0, accepted=0.5))])
+    assert not report.ok
