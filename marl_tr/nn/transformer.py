@@ -317,9 +317,9 @@ def _add_lora(transformer: Any, config: LoraConfig, generator: torch.Generator) 
     transformer.requires_grad_(False)
     with _forked(generator):
         try:
-            transformer.add_adapter(
-                Adapter(r=config.rank, lora_alpha=config.alpha, target_modules=list(config.targets))
-            )
+            # peft says int, and divides by the rank.
+            alpha: Any = config.alpha
+            transformer.add_adapter(Adapter(r=config.rank, lora_alpha=alpha, target_modules=list(config.targets)))
         except ValueError as error:
             raise UserError(f"network.lora.targets: {str(error).partition('. ')[0]}") from error
     for parameter in transformer.parameters():

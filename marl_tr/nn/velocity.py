@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import gymnasium
 import torch
@@ -85,7 +85,7 @@ class MlpVelocity(nn.Module):
         self,
         config: MlpVelocityConfig | ResidualVelocityConfig,
         event: Sequence[int],
-        observation: Mapping[str, gymnasium.Space],
+        observation: Mapping[str, gymnasium.Space[Any]],
         generator: torch.Generator,
     ) -> None:
         super().__init__()
@@ -107,8 +107,8 @@ class MlpVelocity(nn.Module):
         phase = math.pi * level * torch.arange(1, self._frequencies + 1, dtype=x.dtype, device=x.device)
         leaves = [observation[leaf].to(x.dtype).reshape(len(x), -1) for leaf in self._leaves]
         inputs = torch.cat([x.flatten(1), level, phase.sin(), phase.cos(), *leaves], -1)
-        outputs: Tensor = self.head(self.body(inputs))
-        return outputs.unflatten(-1, self._event)
+        velocity: Tensor = self.head(self.body(inputs)).unflatten(-1, self._event)
+        return velocity
 
 
 class ResidualVelocity(nn.Module):
@@ -133,7 +133,7 @@ class ResidualVelocity(nn.Module):
 def _linear(inputs: int, outputs: int, generator: torch.Generator | None) -> nn.Linear:
     """A layer with bias 0, and weights 0 where there is no `generator`."""
     # skip_init: the class's own start would draw from the global generator.
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
     nn.init.zeros_(layer.bias)
     if generator is None:
         nn.init.zeros_(layer.weight)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from marl_tr.nn.transformer import transformer_class
@@ -53,7 +53,8 @@ def save_velocity_file(path: Path, transformer: Any, *, about: Mapping[str, Any]
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, partial, metadata={_HEADER_KEY: json.dumps(header, allow_nan=False, ensure_ascii=False)})
+        # Not safetensors' own save_file, whose files only their owner may read.
+        partial.write_bytes(save(tensors, {_HEADER_KEY: json.dumps(header, allow_nan=False, ensure_ascii=False)}))
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)

@@ -52,9 +52,9 @@ class Pretraining:
         self.step = 0
         self._demonstrations, self._settings, self._generator = demonstrations, settings, generator
         named = [(name, parameter) for name, parameter in velocity.named_parameters() if parameter.requires_grad]
-        self._trained = [parameter for _, parameter in named]
+        self._trained: list[Tensor] = [parameter for _, parameter in named]
         averaged = dict(self.average.named_parameters())
-        self._averaged = [averaged[name] for name, _ in named]
+        self._averaged: list[Tensor] = [averaged[name] for name, _ in named]
         self._optimizers = _optimizers(named, settings)
 
     def advance(self) -> float:
@@ -69,7 +69,7 @@ class Pretraining:
                 group["lr"] = group["peak"] * share_of_rate(self.step, settings)
         loss = self._loss()
         self.velocity.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = nn.utils.clip_grad_norm_(self._trained, settings.max_grad_norm)
         value = float(loss.detach())
         if not math.isfinite(value) or not math.isfinite(float(norm)):

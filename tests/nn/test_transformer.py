@@ -151,6 +151,8 @@ def test_a_file_of_ours_comes_back_whole_with_what_it_says_about_itself(name, tm
     info = velocity_file_info(file)
     assert (info["class"], info["sha256"]) == (name, digest)
     assert info["about"] == {"seed": 3, "measures": {"distance": 0.25}}
+    (tmp_path / "other").touch()
+    assert file.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_half_precision_files_are_half_as_long_and_load_as_float32(tmp_path):
