@@ -284,6 +284,31 @@ def test_lora_starts_as_its_base_and_trains_only_its_adapters(name, dtype):
     assert all(p.grad is None for p in adapted.parameters() if not p.requires_grad)
 
 
+@every_class
+@pytest.mark.parametrize("recompute", [False, True])
+def test_adapters_over_a_bfloat16_base_can_be_differentiated_twice_in_float64(name, recompute):
+    velocity = tiny(name, dtype="bfloat16", lora=LoraConfig(rank=2), gradient_checkpointing=recompute)
+    learning = {
+        key: (p + 0.1 * torch.randn(p.shape, generator=seeded(i))).detach().double().requires_grad_()
+        for i, (key, p) in enumerate(velocity.named_parameters())
+        if p.requires_grad
+    }
+    frozen = {key: p.double() for key, p in velocity.named_parameters() if key not in learning}
+    x, sigma, observation = batch(torch.float64)
+
+    def gradient(step, direction):
+        moved = {key: p + step * direction[key] for key, p in learning.items()}
+        energy = functional_call(velocity, {**frozen, **moved}, (x, sigma, observation)).square().mean()
+        return torch.autograd.grad(energy, list(learning.values()), create_graph=True)
+
+    direction = {key: torch.randn(p.shape, generator=seeded(3), dtype=p.dtype) for key, p in learning.items()}
+    slope = sum((g * d).sum() for g, d in zip(gradient(0, direction), direction.values(), strict=True))
+    analytic = torch.autograd.grad(slope, list(learning.values()))
+    above, below = gradient(1e-5, direction), gradient(-1e-5, direction)
+    for found, up, down in zip(analytic, above, below, strict=True):
+        torch.testing.assert_close(found, (up - down) / 2e-5, rtol=1e-4, atol=1e-8)
+
+
 def test_the_start_of_adapters_is_reproducible_and_leaves_the_global_generator_alone():
     before = torch.random.get_rng_state()
     first, second = (tiny(lora=LoraConfig(rank=2)).state_dict() for _ in range(2))
