@@ -4,6 +4,25 @@ from marl_tr.registry import Entry
 
 __all__ = ["ENVIRONMENTS", "MODELS"]
 
-ENVIRONMENTS: dict[str, Entry] = {}
+ENVIRONMENTS = {
+    "flow/moving_shapes-v0": Entry(
+        target="marl_tr.envs.flow.video:make",
+        config="marl_tr.envs.flow.config:MovingShapesConfig",
+        native=True,
+        summary="generate a clip of a shape that moves as asked, whole or segment by segment",
+    ),
+    "flow/mixture-v0": Entry(
+        target="marl_tr.envs.flow.mixture:make",
+        config="marl_tr.envs.flow.config:MixtureConfig",
+        native=True,
+        summary="generate points of a Gaussian mixture along a curve, whose exact flow is known",
+    ),
+}
 
-MODELS: dict[str, Entry] = {}
+MODELS = {
+    f"mixture_{curve}": Entry(
+        target=f"marl_tr.envs.flow.mixture_velocity:{curve}_velocity",
+        summary=f"exact velocity of flow/mixture-v0 with curve: {curve}",
+    )
+    for curve in ("circle", "moons", "spiral")
+}
