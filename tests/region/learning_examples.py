@@ -62,6 +62,25 @@ def make_policy(
     return policy
 
 
+def make_flow(*, shared: bool = True, agents: int = 2, steps: int = 4, seed: int = 0, **settings: Any) -> Policy:
+    """A small flow policy whose velocity is not at its start of zero."""
+    entry = find("agents", "flow")
+    group = GroupSpec(
+        name="group",
+        agents=tuple(f"agent_{i}" for i in range(agents)),
+        observation={"observation": spaces.Box(-np.inf, np.inf, (FEATURES,))},
+        action={"action": spaces.Box(-np.inf, np.inf, (2,))},
+    )
+    config = entry.load_config()(**{"steps": steps, "network": {"kind": "mlp", "hidden": [8, 8]}, **settings})
+    rows = Rows(agents=agents, shared=shared)
+    policy: Policy = entry.load()(config, group, rows=rows, generator=generator(seed), device=torch.device("cpu"))
+    noise = generator(seed + 50)
+    with torch.no_grad():
+        for p in policy.module.parameters():
+            p += 0.3 * torch.randn(p.shape, generator=noise)
+    return policy
+
+
 def play(policy: Policy, *, steps: int = 6, environments: int = 8, seed: int = 1) -> PolicyBatch:
     """Act on random observations with random episode starts and absences; as the collector lays it out."""
     noise = generator(seed)
@@ -81,10 +100,10 @@ def play(policy: Policy, *, steps: int = 6, environments: int = 8, seed: int = 1
         with torch.no_grad():
             action = policy.act({"observation": observation[:, t]}, memory, noise)
         memory = action.memory
-        records.append(action.record["action"])
+        records.append(action.record)
     return PolicyBatch(
         observation={"observation": observation},
-        record={"action": torch.stack(records, 1)},
+        record={leaf: torch.stack([record[leaf] for record in records], 1) for leaf in records[0]},
         memory=first,
         starts=starts,
         mask=mask,
@@ -100,6 +119,7 @@ def make_turn(
     learners: Learners | None = None,
     rows: Sequence[int] | None = None,
     seed: int = 2,
+    progress: float = 0.0,
 ) -> Turn:
     """The turn of some rows of `batch` (all by default), with random advantages unless given."""
     learners = learners or make_learners(policy)
@@ -117,11 +137,13 @@ def make_turn(
         objective=objective or Surrogate(SurrogateConfig()),
         old=old,
         generator=generator(seed),
+        progress=progress,
+        terms=learners.regularisers.terms(index, progress),
     )
 
 
-def make_learners(policy: Policy) -> Learners:
-    return Learners(policy, [f"learner_{i}" for i in range(policy.rows.learners)])
+def make_learners(policy: Policy, *regularisers: Any, average: float | None = None) -> Learners:
+    return Learners(policy, [f"learner_{i}" for i in range(policy.rows.learners)], regularisers, average=average)
 
 
 def make_region(name: str, *, optimizer: OptimizerSection | None = None, **settings: Any) -> Any:
