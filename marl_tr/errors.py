@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Diverged", "Interrupted", "UserError"]
+__all__ = ["CheckpointError", "Diverged", "Interrupted", "UserError"]
 
 
 class UserError(Exception):
@@ -15,3 +15,7 @@ class Diverged(Exception):
 
 class Interrupted(Exception):
     """The user stopped the run, and it was saved. The message says how to resume it; exit 130."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint cannot be written, read or used as asked; says which file or entry, and why."""

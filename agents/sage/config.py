@@ -6,8 +6,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from marl_tr.nn.velocity_config import MlpVelocityConfig, VelocityConfig
 from marl_tr.scenario.schema import Strict
+from marl_tr.scenario.velocity import MlpVelocityConfig, VelocityConfig
 
 __all__ = ["FlowConfig"]
 

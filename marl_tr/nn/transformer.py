@@ -17,8 +17,8 @@ from torch.utils.checkpoint import checkpoint
 
 from marl_tr.errors import UserError
 from marl_tr.nn.velocity import event_shape
-from marl_tr.nn.velocity_config import LoraConfig, TransformerVelocityConfig
 from marl_tr.registry import find
+from marl_tr.scenario.velocity import LoraConfig, TransformerVelocityConfig
 from marl_tr.vector.contract import GroupSpec
 
 __all__ = ["TransformerVelocity", "build_transformer", "known_architectures", "new_transformer"]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from marl_tr.errors import UserError
-from marl_tr.nn.velocity_config import MlpVelocityConfig, ResidualVelocityConfig, VelocityConfig
 from marl_tr.registry import find
+from marl_tr.scenario.velocity import MlpVelocityConfig, ResidualVelocityConfig, VelocityConfig
 from marl_tr.vector.contract import GroupSpec
 
 __all__ = ["MlpVelocity", "ResidualVelocity", "Velocity", "build_velocity", "event_shape"]

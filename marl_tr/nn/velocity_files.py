@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from marl_tr.errors import CheckpointError
 from marl_tr.nn.transformer import transformer_class
-from marl_tr.trainer.checkpoint import CheckpointError
 
 __all__ = ["load_folder", "load_velocity_file", "save_velocity_file", "tensors_sha256", "velocity_file_info"]
 

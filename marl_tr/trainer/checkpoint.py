@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from marl_tr.errors import UserError
+from marl_tr.errors import CheckpointError
 
 __all__ = [
     "CheckpointError",
@@ -46,10 +46,6 @@ _HEADER_KEY = "marl_tr.checkpoint"
 _NAME = re.compile(r"step_(\d{12,})\.safetensors")
 _PARTIAL_SUFFIX = ".safetensors.partial"
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
-
-
-class CheckpointError(UserError):
-    """A checkpoint cannot be written, read or used as asked; says which file or entry, and why."""
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

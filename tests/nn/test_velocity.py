@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from marl_tr.errors import UserError
 from marl_tr.nn.velocity import MlpVelocity, build_velocity
-from marl_tr.nn.velocity_config import MlpVelocityConfig, ResidualVelocityConfig
+from marl_tr.scenario.velocity import MlpVelocityConfig, ResidualVelocityConfig
 from marl_tr.registry import Entry, register
 from marl_tr.vector.contract import GroupSpec
 

@@ -18,7 +18,7 @@ from marl_tr.cli import main
 from marl_tr.errors import Diverged, UserError
 from marl_tr.nn.flow_matching import random_levels
 from marl_tr.nn.velocity import build_velocity
-from marl_tr.nn.velocity_config import MlpVelocityConfig
+from marl_tr.scenario.velocity import MlpVelocityConfig
 from marl_tr.nn.velocity_files import load_velocity_file, velocity_file_info
 from marl_tr.scenario.schema import PretrainingSection
 from marl_tr.trainer.checkpoint import load_checkpoint
@@ -222,7 +222,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box
 
-from marl_tr.nn.velocity_config import MlpVelocityConfig, VelocityConfig
+from marl_tr.scenario.velocity import MlpVelocityConfig, VelocityConfig
 from marl_tr.registry import Entry
 from marl_tr.scenario.schema import Strict
 from marl_tr.vector.contract import EnvSpec, GroupSpec
