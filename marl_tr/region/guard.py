@@ -154,18 +154,20 @@ class _Limit:
         # Written so that a nan, of which no comparison is true, is beyond the limit.
         return self.of(measured) <= self.limit
 
-    def shortening(self, value: float) -> float:
-        """Factor of a step whose divergence is `value`, after which it should be at the limit, a little inside.
+    def shortening(self, measured: Measurement) -> float:
+        """Factor of a step that led to `measured`, after which it should be at the limit, a little inside.
 
-        The root of a divergence is a distance for short steps, and along a segment a distance is convex: it is at
-        most what a straight line between the ends says.
+        Along a short segment a divergence is a parabola, whose curvature is that of the step's own divergence:
+        ``f(s) = before + a s + divergence s^2``. For Gaussians whose means alone move that is exact.
         """
-        if not math.isfinite(value):
+        value, curvature = self.of(measured), float(measured.divergence)
+        if not (math.isfinite(value) and math.isfinite(curvature) and curvature > 0):
             return 0.5
         if self.before == 0:
             return 0.98 * math.sqrt(self.limit / value)
-        room = math.sqrt(self.limit) - math.sqrt(self.before)
-        return 0.98 * room / (math.sqrt(value) - math.sqrt(self.before)) if room > 0 else 0.5
+        slope = value - self.before - curvature
+        root = (math.sqrt(slope**2 + 4 * curvature * (self.limit - self.before)) - slope) / (2 * curvature)
+        return 0.98 * root if root > 0 else 0.5
 
     def said(self, value: float) -> tuple[str, str]:
         """The value, and what it is compared with, in words."""
@@ -263,7 +265,7 @@ class Guard:
         share = 1.0
         for tries in range(1, self._max_interpolations + 1):
             broken = [limit for limit in limits if not limit.kept(measured)]
-            share *= min([0.9, *(limit.shortening(limit.of(measured)) for limit in broken)])
+            share *= min([0.9, *(limit.shortening(measured) for limit in broken)])
             point = {name: torch.lerp(old[name], new[name], share) for name in old}
             measured = turn.measure(point)
             if all(limit.kept(measured) for limit in limits) and _finite(point, measured):
