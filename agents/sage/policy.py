@@ -273,7 +273,7 @@ class FlowPolicy:
             {leaf: torch.cat([value, nothing[leaf]]) for leaf, value in observation.items()},
         )
         with_condition, without = both.chunk(2)
-        return without + w * (with_condition - without)
+        return torch.lerp(without, with_condition, w)
 
     def _to_env(self, x: Tensor) -> Tensor:
         """``[L, N, D]`` in the units of the Box: as it is where unbounded, else [-1, 1] stretched over the bounds."""

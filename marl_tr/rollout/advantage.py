@@ -131,8 +131,8 @@ def cohort_advantage(
 
     def mean(x: Tensor) -> Tensor:
         sums = torch.zeros(int(group.max()) + 1, x.shape[-1], dtype=x.dtype, device=x.device)
-        total = sums.index_add(0, group, x * known)
-        return (total / sums.index_add(0, group, known).clamp_min(1))[group]
+        total, weight = (sums.index_add(0, group, each) for each in (x * known, known))
+        return torch.index_select(total / weight.clamp_min(1), 0, group)
 
     centred = (returns - mean(returns)) * known
     relative = (centred / mean(centred.square()).sqrt().clamp_min(_SPREAD)).clamp(-clip, clip)
@@ -145,6 +145,7 @@ def _groups(keys: Tensor) -> Tensor:
     Raises:
         BadCohorts: They are of unequal sizes, or of one.
     """
+    group: Tensor
     names, group, sizes = keys.unique(dim=0, return_inverse=True, return_counts=True)
     least, most = int(sizes.min()), int(sizes.max())
     if least != most or most == 1:
