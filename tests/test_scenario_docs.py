@@ -17,6 +17,15 @@ from pydantic.types import StringConstraints
 from marl_tr import registry
 from marl_tr.critic.config import AdamFitConfig, TrustRegionFitConfig
 from marl_tr.scenario.presets import PRESETS
+from marl_tr.scenario.regularisers import (
+    ControllerWeight,
+    FrozenAnchor,
+    PeriodAnchor,
+    PositionConfig,
+    SoftAnchor,
+    TwoStageWeight,
+    VelocityConfig,
+)
 from marl_tr.scenario.schema import (
     PARTS,
     AdvantageSection,
@@ -35,6 +44,13 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "agents": AgentPart,
     "advantage": AdvantageSection,
     "optimizer": OptimizerSection,
+    "regularisers: position": PositionConfig,
+    "regularisers: velocity": VelocityConfig,
+    "regularisers.anchor: frozen": FrozenAnchor,
+    "regularisers.anchor: period": PeriodAnchor,
+    "regularisers.anchor: soft": SoftAnchor,
+    "regularisers.weight: two_stage": TwoStageWeight,
+    "regularisers.weight: controller": ControllerWeight,
     "trainer": TrainerSection,
     "evaluation": EvaluationSection,
     "critic.fit: trust_region": TrustRegionFitConfig,

@@ -79,8 +79,8 @@ class Learners:
             self.moments[row] = moments
             self.regularisers.commit(row, parameters, before, measured)
             if self._average is not None and self._decay is not None:
-                for name, p in self._average.items():
-                    p[row].lerp_(parameters[name][0], 1 - self._decay)
+                for name, average in self._average.items():
+                    average[row].lerp_(parameters[name][0], 1 - self._decay)
 
     def observe(self, observation: Mapping[str, Tensor], mask: Tensor, *, first: bool = False) -> None:
         """`Policy.observe`, for the policy and for every stored copy of it.
@@ -97,11 +97,11 @@ class Learners:
         self.policy.observe(observation, mask, first=first)
         after = _snapshot(module)
         try:
-            for copy in copies:
-                module.load_state_dict(before | copy)
+            for stored in copies:
+                module.load_state_dict(before | stored)
                 self.policy.observe(observation, mask, first=first)
                 for name, p in module.named_parameters():
-                    copy[name].copy_(p.detach())
+                    stored[name].copy_(p.detach())
         finally:
             module.load_state_dict(after)
 
