@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marl_tr.errors import UserError
+from marl_tr.events.chain_log import CHAIN_FILE
 from marl_tr.events.jsonl import METRICS_FILE
 from marl_tr.events.stream import Phase
 from marl_tr.events.strict_json import number
 
-__all__ = ["CurveError", "read_scalars", "read_tags"]
+__all__ = ["ChainUpdate", "CurveError", "read_chains", "read_scalars", "read_tags"]
 
 
 class CurveError(UserError):
-    """A run has no such curve, or its metrics.jsonl cannot be read; says where."""
+    """A run has no such curve, or its metrics.jsonl or chain.jsonl cannot be read; says where."""
+
+
+@dataclass(frozen=True)
+class ChainUpdate:
+    """What one update did to each step of a policy's chain.
+
+    Attributes:
+        step: Environment steps so far.
+        learner: Whose update.
+        measures: ``[K]`` each, by name: those of `marl_tr.region.chain.chain_measures`, and at evaluations the
+            gradient norms of `marl_tr.region.chain_gradients`.
+    """
+
+    step: int
+    learner: str
+    measures: dict[str, NDArray[np.float64]]
 
 
 def read_scalars(
@@ -64,8 +82,38 @@ def read_tags(run_dir: Path) -> tuple[str, ...]:
     return tuple(sorted({tag for _, _, scalars in _events(run_dir) for tag in scalars}))
 
 
+def read_chains(run_dir: Path) -> tuple[ChainUpdate, ...]:
+    """Every update of a policy with a chain of steps, in the order in which they were written; none without a chain.
+
+    Raises:
+        CurveError: A line is no such update, or the file cannot be read.
+    """
+    if not (run_dir / CHAIN_FILE).exists():
+        return ()
+    updates = []
+    for where, line in _lines(run_dir / CHAIN_FILE):
+        try:
+            measures = {
+                name: np.array([number(value) for value in values], np.float64)
+                for name, values in line["measures"].items()
+            }
+            updates.append(ChainUpdate(step=int(line["step"]), learner=str(line["learner"]), measures=measures))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CurveError(f"{where}: not an update ({error!r})") from error
+    return tuple(updates)
+
+
 def _events(run_dir: Path) -> Iterator[tuple[int, str, dict[str, float]]]:
-    path = run_dir / METRICS_FILE
+    for where, event in _lines(run_dir / METRICS_FILE):
+        try:
+            scalars = {tag: number(value) for tag, value in event["scalars"].items()}
+            yield int(event["step"]), str(event["phase"]), scalars
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CurveError(f"{where}: not an event ({error!r})") from error
+
+
+def _lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """Every line of a log with where it stands."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
@@ -73,8 +121,6 @@ def _events(run_dir: Path) -> Iterator[tuple[int, str, dict[str, float]]]:
     # What follows the last line break is empty, or a line that a running trainer is about to finish.
     for row, line in enumerate(lines[:-1], start=1):
         try:
-            event: Any = json.loads(line)
-            scalars = {tag: number(value) for tag, value in event["scalars"].items()}
-            yield int(event["step"]), str(event["phase"]), scalars
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            yield f"{path}:{row}", json.loads(line)
+        except ValueError as error:
             raise CurveError(f"{path}:{row}: not an event ({error!r})") from error

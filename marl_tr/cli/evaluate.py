@@ -15,7 +15,9 @@ def evaluate(
     episodes: Annotated[
         int | None, typer.Option(min=1, help="Held-out episodes; the scenario's final_episodes if left out.")
     ] = None,
-    video: Annotated[bool, typer.Option("--video", help="Also write a video of an episode.")] = False,
+    video: Annotated[
+        bool, typer.Option("--video", help="Also write a video of an episode, or pictures and videos of several.")
+    ] = False,
 ) -> None:
     """Evaluate a run's newest checkpoint on held-out episodes, beside the reference policies."""
     from marl_tr.cli.folders import run_folder

@@ -32,6 +32,7 @@ class Event:
         images: ``{tag: [H, W, 3] uint8}``.
         videos: ``{tag: [T, H, W, 3] uint8}``.
         texts: ``{tag: Markdown}``.
+        chains: ``{learner: {measure: [K numbers]}}``: what an update did to each step of a policy's chain.
     """
 
     step: int
@@ -40,6 +41,7 @@ class Event:
     images: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     videos: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+    chains: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
 
 
 class Sink(Protocol):

@@ -17,7 +17,7 @@ from marl_tr.events.stream import Event, Phase
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["TensorBoardSink", "flatten", "layout", "markdown_table"]
+__all__ = ["TensorBoardSink", "flatten", "layout", "markdown_table", "scored"]
 
 _HPARAM_METRICS = ("eval/iqm", "charts/episodic_return")
 _PERF = r"^perf/.*_s$"
@@ -27,7 +27,8 @@ class TensorBoardSink:
     """Writes scalars, pictures, videos (as animated GIFs) and texts to ``events.out.tfevents.*``.
 
     From the first moment the file also holds the scenario as hyper-parameters (HPARAMS tab) and as a Markdown
-    table (TEXT tab), and a layout (CUSTOM SCALARS tab) with each learner's divergence and bound on one chart.
+    table (TEXT tab); from the first evaluation a layout (CUSTOM SCALARS tab) with each learner's divergence and bound
+    on one chart, and on one chart what each way of acting scored by each metric.
 
     Args:
         run_dir: The run's folder.
@@ -55,8 +56,8 @@ class TensorBoardSink:
         self._fps = fps
         self._ended: Any = None
         # A resumed run has them in its first file; TensorBoard reads all files of a folder as one run.
-        if purge_step is None:
-            self._writer.add_custom_scalars(layout(learners, terms))
+        self._laid_out = purge_step is not None
+        self._learners, self._terms = tuple(learners), tuple(terms)
         self._write_hyperparameters(flatten(hyperparameters or {}), begins=purge_step is None)
         self._writer.flush()
 
@@ -77,6 +78,8 @@ class TensorBoardSink:
             self._write_video(tag, video, event.step)
         for tag, text in event.texts.items():
             self._writer.add_text(tag, text, event.step)
+        if event.phase in (Phase.EVAL, Phase.FINAL):
+            self._lay_out(event.scalars)
         if event.phase is Phase.FINAL and self._ended is not None:
             self._file.add_summary(self._ended)
             self._ended = None
@@ -88,11 +91,18 @@ class TensorBoardSink:
 
     def close(self) -> None:
         """Flush and close the event file."""
+        self._lay_out({})
         self._writer.close()
 
     @property
     def _file(self) -> Any:
         return self._writer._get_file_writer()
+
+    def _lay_out(self, scalars: Mapping[str, float]) -> None:
+        """Once a run: TensorBoard reads one layout."""
+        if not self._laid_out:
+            self._writer.add_custom_scalars(layout(self._learners, self._terms, scored(scalars)))
+            self._laid_out = True
 
     def _write_hyperparameters(self, flat: Mapping[str, float | str], *, begins: bool) -> None:
         """Write what `SummaryWriter.add_hparams` would write to an event file and run of its own."""
@@ -116,8 +126,15 @@ class TensorBoardSink:
         self._file.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
-def layout(learners: Sequence[str], terms: Sequence[str] = ()) -> dict[str, dict[str, list[Any]]]:
+def layout(
+    learners: Sequence[str], terms: Sequence[str] = (), metrics: Sequence[str] = ()
+) -> dict[str, dict[str, list[Any]]]:
     """Charts of the CUSTOM SCALARS tab, as `SummaryWriter.add_custom_scalars` takes them.
+
+    Args:
+        learners: A chart each for the region and every regulariser.
+        terms: Regularisers.
+        metrics: Last parts of the tags ``eval/<way of acting>/<metric>``, a chart each.
 
     The tags of a 'Multiline' chart are regular expressions, so they are anchored: ``uav_1`` is not
     ``uav_10``.
@@ -142,8 +159,18 @@ def layout(learners: Sequence[str], terms: Sequence[str] = ()) -> dict[str, dict
     charts["evaluation"] = {
         "return: interquartile mean, 95 % interval": ["Margin", ["eval/iqm", "eval/ci_low", "eval/ci_high"]]
     }
+    if metrics:
+        charts["evaluation, by way of acting"] = {
+            metric: ["Multiline", [f"^eval/[^/]+/{re.escape(metric)}$"]] for metric in metrics
+        }
     charts["time"] = {"seconds an iteration": ["Multiline", [_PERF]]}
     return charts
+
+
+def scored(scalars: Mapping[str, float]) -> list[str]:
+    """The metrics in the tags ``eval/<way of acting>/<metric>``, in their order, each once."""
+    parts = (tag.split("/", 2) for tag in scalars)
+    return list(dict.fromkeys(part[2] for part in parts if part[0] == "eval" and len(part) == 3))
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, float | str]:

@@ -23,7 +23,7 @@ from marl_tr.trainer.held_out import HeldOut, averaged
 from marl_tr.trainer.lock import locked
 from marl_tr.trainer.loop import Trainer, iterations_of
 from marl_tr.trainer.run import CHECKPOINTS, SCENARIO_FILE, Run, check_same_scenario, is_finished, new_run_folder
-from marl_tr.trainer.showing import film, show_evaluation, show_finished
+from marl_tr.trainer.showing import film, show_evaluation, show_finished, write_media
 
 __all__ = ["describe", "evaluate", "resume", "run"]
 
@@ -84,7 +84,7 @@ def evaluate(folder: Path, *, episodes: int | None = None, video: bool = False, 
     Args:
         folder: Of the run.
         episodes: How many; by default the scenario's ``final_episodes``.
-        video: Also film one episode.
+        video: Also show episodes: in the environment's gallery where it has one, else one in a film.
         console: Where to print.
 
     Raises:
@@ -105,12 +105,15 @@ def evaluate(folder: Path, *, episodes: int | None = None, video: bool = False, 
         count = episodes or scenario.evaluation.final_episodes
         results, references = held_out.evaluate(count), held_out.references(count)
         show_evaluation(scenario, folder, results, references, step=step, agents=len(env.spec.agents), console=console)
+        images, videos = held_out.gallery(results, slow=True) if video else ({}, {})
     finally:
         env.close()
-    if video:
+    files = write_media(folder, images, videos, suffix=f"_step{step}")
+    if video and not files:
         with averaged(players):
-            filmed = film(scenario, [player.team for player in players], folder, step)
-        console.print(f"video        {filmed}", markup=False, soft_wrap=True)
+            files = [film(scenario, [player.team for player in players], folder, step)]
+    for file in files:
+        console.print(f"{'video' if file.suffix == '.mp4' else 'picture':<12} {file}", markup=False, soft_wrap=True)
 
 
 def describe(scenario: Scenario) -> str:

@@ -15,9 +15,12 @@ from marl_tr.rollout.team import Team, play
 from marl_tr.trainer.seeding import make_generator
 from marl_tr.vector.contract import Actions, Leaves, Step, Trajectory, VectorEnv
 
-__all__ = ["Episodes", "Summary", "evaluate_act", "evaluate_policies", "policy_actor", "summarise"]
+__all__ = ["GALLERY", "Episodes", "Summary", "evaluate_act", "evaluate_policies", "policy_actor", "summarise"]
 
 Act = Callable[[Step], Actions]
+
+GALLERY = 16
+"""Episodes that are recorded for an environment's gallery where it does not say how many it shows."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +32,22 @@ class Episodes:
         lengths: ``[n]`` steps.
         window: ``[n]``: mean over agents and over the last `window` steps of the reward a step, or None.
         metrics: ``{name: [n]}``: mean over an episode's steps (last `window` steps where there is one).
-        trajectory: Of the first environment.
+        trajectories: Of the first environments: of `GALLERY` where the environment shows several (hook ``gallery``),
+            else of one.
+        measures: Numbers of all episodes together, from the environment's hook ``measures``.
     """
 
     returns: NDArray[np.float64]
     lengths: NDArray[np.int64]
     window: NDArray[np.float64] | None
     metrics: dict[str, NDArray[np.float64]]
-    trajectory: Trajectory
+    trajectories: tuple[Trajectory, ...]
+    measures: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """Of the first environment."""
+        return self.trajectories[0]
 
 
 @dataclass(frozen=True)
@@ -125,19 +136,6 @@ def evaluate_policies(
         env.close()
 
 
-@dataclass
-class _Recorder:
-    """What is kept of every copy's first episode."""
-
-    rewards: list[NDArray[np.float64]] = field(default_factory=list)
-    playing: list[NDArray[np.bool_]] = field(default_factory=list)
-    metrics: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict)
-    states: list[Leaves] = field(default_factory=list)
-    actions: list[dict[str, Leaves]] = field(default_factory=list)
-    own: list[Leaves] = field(default_factory=list)
-    first: list[Leaves] = field(default_factory=list)
-
-
 def evaluate_act(env: VectorEnv, act: Act, *, seed: int, window: int | None, max_steps: int = 100_000) -> Episodes:
     """The first episode of each of ``env``'s copies under `act`.
 
@@ -145,52 +143,109 @@ def evaluate_act(env: VectorEnv, act: Act, *, seed: int, window: int | None, max
         ValueError: An episode did not end within `max_steps`.
     """
     step = env.reset(seed)
-    agents = len(env.spec.agents)
-    over = np.zeros(env.spec.num_envs, np.bool_)
-    kept = _Recorder()
-    _record_state(kept, step.state)
-    while not over.all():
-        if len(kept.rewards) >= max_steps:
+    kept = _Recorder(env, step)
+    while not kept.over.all():
+        if kept.steps >= max_steps:
             raise ValueError(f"environment {env.spec.id!r}: an episode did not end within {max_steps} steps")
         actions = act(step)
         step = env.step(actions)
-        kept.rewards.append(sum(part.reward.sum(1, dtype=np.float64) for part in step.groups.values()) / agents)
-        kept.playing.append(~over)
+        kept.add(actions, step)
+    return kept.episodes(window)
+
+
+@dataclass
+class _Track:
+    """One copy's first episode."""
+
+    copy: int
+    states: list[Leaves] = field(default_factory=list)
+    actions: list[dict[str, Leaves]] = field(default_factory=list)
+    rewards: list[Leaves] = field(default_factory=list)
+    metrics: list[Leaves] = field(default_factory=list)
+
+    def see(self, state: Mapping[str, NDArray[Any]]) -> None:
+        self.states.append(self._own(state))
+
+    def add(self, actions: Actions, step: Step) -> None:
+        self.actions.append({group: self._own(leaves) for group, leaves in actions.items()})
+        self.rewards.append(self._own({name: part.reward for name, part in step.groups.items()}))
+        self.metrics.append(self._own(step.metrics))
+        self.see((step.final_state or {}) if step.done[self.copy] else step.state)
+
+    def trajectory(self) -> Trajectory:
+        return Trajectory(
+            state=_stacked(self.states),
+            actions={group: _stacked([a[group] for a in self.actions]) for group in self.actions[0]},
+            reward=_stacked(self.rewards),
+            metrics=_stacked(self.metrics),
+        )
+
+    def _own(self, leaves: Mapping[str, NDArray[Any]]) -> Leaves:
+        # Copies: a view would keep what all the others did.
+        return {leaf: np.array(x[self.copy]) for leaf, x in leaves.items()}
+
+
+def _stacked(steps: Sequence[Leaves]) -> Leaves:
+    return {leaf: np.stack([step[leaf] for step in steps]) for leaf in steps[0]}
+
+
+class _Recorder:
+    """What is kept of every copy's first episode.
+
+    Args:
+        env: Whose hooks say what is wanted.
+        first: From the reset.
+    """
+
+    def __init__(self, env: VectorEnv, first: Step) -> None:
+        self._env: Any = env
+        copies = env.spec.num_envs
+        self._agents = len(env.spec.agents)
+        self._cohort = np.arange(copies) if first.cohort is None else np.array(first.cohort)
+        self.over = np.zeros(copies, np.bool_)
+        self.steps = 0
+        self._rewards: list[NDArray[np.float64]] = []
+        self._playing: list[NDArray[np.bool_]] = []
+        self._metrics: dict[str, list[NDArray[np.float64]]] = {}
+        shown = getattr(env, "gallery_size", GALLERY) if hasattr(env, "gallery") else 1
+        self._tracks = [_Track(copy) for copy in range(min(shown, copies))]
+        self._final: dict[str, Leaves] = {}
+        for track in self._tracks:
+            track.see(first.state)
+
+    def add(self, actions: Actions, step: Step) -> None:
+        self.steps += 1
+        paid = sum(part.reward.sum(1, dtype=np.float64) for part in step.groups.values())
+        self._rewards.append(np.asarray(paid) / self._agents)
+        self._playing.append(~self.over)
         for name, values in step.metrics.items():
-            kept.metrics.setdefault(name, []).append(np.asarray(values, np.float64))
-        if not over[0]:
-            kept.actions.append({g: {leaf: x[0] for leaf, x in leaves.items()} for g, leaves in actions.items()})
-            kept.own.append({name: part.reward[0] for name, part in step.groups.items()})
-            kept.first.append({name: values[0] for name, values in step.metrics.items()})
-            _record_state(kept, (step.final_state or {}) if step.done[0] else step.state)
-        over |= step.done
-    return _episodes(kept, window)
+            self._metrics.setdefault(name, []).append(np.asarray(values, np.float64))
+        for track in self._tracks:
+            if not self.over[track.copy]:
+                track.add(actions, step)
+        if hasattr(self._env, "measures"):
+            self._keep_final(actions, step.done & ~self.over)
+        self.over |= step.done
 
+    def episodes(self, window: int | None) -> Episodes:
+        rewards, playing = np.stack(self._rewards), np.stack(self._playing)
+        lengths = playing.sum(0)
+        # Steps that count for the window: the last `window` of each episode.
+        remaining = lengths[None] - np.cumsum(playing, 0)
+        last = playing & (remaining < (window or len(rewards)))
+        counts = last.sum(0)
+        measured = self._env.measures(self._final, self._cohort) if hasattr(self._env, "measures") else {}
+        return Episodes(
+            returns=(rewards * playing).sum(0),
+            lengths=lengths,
+            window=None if window is None else (rewards * last).sum(0) / counts,
+            metrics={name: (np.stack(values) * last).sum(0) / counts for name, values in self._metrics.items()},
+            trajectories=tuple(track.trajectory() for track in self._tracks),
+            measures={name: float(value) for name, value in measured.items()},
+        )
 
-def _record_state(kept: _Recorder, state: Mapping[str, NDArray[Any]]) -> None:
-    kept.states.append({leaf: np.array(x[0]) for leaf, x in state.items()})
-
-
-def _episodes(kept: _Recorder, window: int | None) -> Episodes:
-    rewards, playing = np.stack(kept.rewards), np.stack(kept.playing)
-    lengths = playing.sum(0)
-    # Steps that count for the window: the last `window` of each episode.
-    remaining = lengths[None] - np.cumsum(playing, 0)
-    last = playing & (remaining < (window or len(rewards)))
-    counts = last.sum(0)
-    metrics = {name: (np.stack(values) * last).sum(0) / counts for name, values in kept.metrics.items()}
-    return Episodes(
-        returns=(rewards * playing).sum(0),
-        lengths=lengths,
-        window=None if window is None else (rewards * last).sum(0) / counts,
-        metrics=metrics,
-        trajectory=Trajectory(
-            state={leaf: np.stack([s[leaf] for s in kept.states]) for leaf in kept.states[0]},
-            actions={
-                group: {leaf: np.stack([a[group][leaf] for a in kept.actions]) for leaf in leaves}
-                for group, leaves in kept.actions[0].items()
-            },
-            reward={name: np.stack([r[name] for r in kept.own]) for name in kept.own[0]},
-            metrics={name: np.stack([m[name] for m in kept.first]) for name in kept.first[0]},
-        ),
-    )
+    def _keep_final(self, actions: Actions, ended: NDArray[np.bool_]) -> None:
+        for group, leaves in actions.items():
+            kept = self._final.setdefault(group, {leaf: np.zeros_like(x) for leaf, x in leaves.items()})
+            for leaf, x in leaves.items():
+                kept[leaf][ended] = x[ended]

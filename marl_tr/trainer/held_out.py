@@ -12,9 +12,13 @@ from numpy.typing import NDArray
 from marl_tr.scenario.schema import Scenario
 from marl_tr.trainer.build import Player, build_env, device_of
 from marl_tr.trainer.evaluation import Episodes, evaluate_act, evaluate_policies, summarise
+from marl_tr.trainer.first_evaluation import FirstEvaluation, Spread
 from marl_tr.vector import VectorEnv
 
-__all__ = ["HeldOut", "averaged", "convention", "headline"]
+__all__ = ["HeldOut", "Pictures", "averaged", "convention", "hacking_index", "headline"]
+
+Pictures = tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]
+"""Pictures ``[H, W, 3]`` and videos ``[T, H, W, 3]`` by tag."""
 
 
 class HeldOut:
@@ -29,22 +33,27 @@ class HeldOut:
     def __init__(self, scenario: Scenario, players: Sequence[Player], env: VectorEnv) -> None:
         self._scenario, self._players, self._env = scenario, tuple(players), env
 
+    @property
+    def compares(self) -> bool:
+        """Whether the environment has anything to say about what changed since the first evaluation."""
+        return hasattr(self._env, "before_after") or self._hacking is not None
+
     def evaluate(self, episodes: int) -> dict[str, Episodes]:
         """Episodes by way of acting (``sampled``, ``mode``), in the scenario's order."""
         settings = self._scenario.evaluation
-        with averaged(self._players):
-            return {
-                policy: evaluate_policies(
-                    [player.team for player in self._players],
-                    self._make,
-                    episodes=episodes,
-                    seed=settings.seed,
-                    mode=policy == "mode",
-                    window=settings.window,
-                    device=device_of(self._scenario),
-                )
-                for policy in settings.policies
-            }
+        return {policy: self._evaluate(policy, episodes, settings.seed) for policy in settings.policies}
+
+    def scalars(self, results: Mapping[str, Episodes], first: FirstEvaluation | None) -> dict[str, float]:
+        """`headline`, and where there is a first evaluation to compare with ``eval/<policy>/hacking_index``."""
+        scalars = headline(results, self._scenario)
+        pair = self._hacking
+        if first is None or pair is None:
+            return scalars
+        for policy, episodes in results.items():
+            spreads = first.metrics.get(policy, {})
+            if {*pair} <= spreads.keys() and {*pair} <= episodes.metrics.keys():
+                scalars[f"eval/{policy}/hacking_index"] = hacking_index(episodes.metrics, spreads, pair)
+        return scalars
 
     def references(self, episodes: int) -> dict[str, Episodes]:
         """The same held-out episodes under the environment's reference policies, by name."""
@@ -60,9 +69,12 @@ class HeldOut:
             env.close()
         return results
 
-    def media(
-        self, results: Mapping[str, Episodes], *, slow: bool
-    ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    def pictures(self, results: Mapping[str, Episodes], *, slow: bool) -> Pictures:
+        """`media` and `gallery` together."""
+        media, gallery = self.media(results, slow=slow), self.gallery(results, slow=slow)
+        return media[0] | gallery[0], media[1] | gallery[1]
+
+    def media(self, results: Mapping[str, Episodes], *, slow: bool) -> Pictures:
         """Pictures and videos of the first episode of the headline policy, from the environment's hook.
 
         Args:
@@ -72,15 +84,50 @@ class HeldOut:
         env: Any = self._env
         if not hasattr(env, "media"):
             return {}, {}
-        first = next(iter(results.values()))
+        return _drawn(env.media(next(iter(results.values())).trajectory), "media", slow=slow)
+
+    def gallery(self, results: Mapping[str, Episodes], *, slow: bool) -> Pictures:
+        """Pictures and videos of several episodes of every way of acting: ``media/<policy>/<name>``."""
+        env: Any = self._env
         images: dict[str, NDArray[Any]] = {}
         videos: dict[str, NDArray[Any]] = {}
-        for name, offered in env.media(first.trajectory).items():
-            if callable(offered) and not slow:
-                continue
-            picture = offered() if callable(offered) else offered
-            (images if picture.ndim == 3 else videos)[f"media/{name}"] = picture
+        if hasattr(env, "gallery"):
+            for policy, episodes in results.items():
+                more = _drawn(env.gallery(episodes.trajectories), f"media/{policy}", slow=slow)
+                images, videos = images | more[0], videos | more[1]
         return images, videos
+
+    def before_after(self, first: FirstEvaluation | None, results: Mapping[str, Episodes], *, slow: bool) -> Pictures:
+        """The first evaluation beside the same episodes now: the same conditions, and the same noise.
+
+        Noise is drawn for all episodes together, so where `results` are of another number of episodes than the first
+        evaluation had, as many are played once more.
+        """
+        env: Any = self._env
+        if first is None or not hasattr(env, "before_after"):
+            return {}, {}
+        settings = self._scenario.evaluation
+        after = results.get(first.policy)
+        if after is None or len(after.returns) != first.count or settings.seed != first.seed:
+            after = self._evaluate(first.policy, first.count, first.seed)
+        return _drawn(env.before_after(first.trajectories, after.trajectories), "media", slow=slow)
+
+    @property
+    def _hacking(self) -> tuple[str, str] | None:
+        pair: tuple[str, str] | None = getattr(self._env, "hacking", None)
+        return pair
+
+    def _evaluate(self, policy: str, episodes: int, seed: int) -> Episodes:
+        with averaged(self._players):
+            return evaluate_policies(
+                [player.team for player in self._players],
+                self._make,
+                episodes=episodes,
+                seed=seed,
+                mode=policy == "mode",
+                window=self._scenario.evaluation.window,
+                device=device_of(self._scenario),
+            )
 
     def _make(self, copies: int) -> VectorEnv:
         return build_env(self._scenario, num_envs=copies)
@@ -96,17 +143,42 @@ def averaged(players: Sequence[Player]) -> Iterator[None]:
 
 
 def headline(results: Mapping[str, Episodes], scenario: Scenario) -> dict[str, float]:
-    """Scalars of an evaluation: ``eval/iqm`` and its interval are those of the first way of acting."""
+    """Scalars of an evaluation: ``eval/iqm`` and its interval are those of the first way of acting.
+
+    Of every way: the environment's metrics (means over episodes) and measures, ``eval/<policy>/<name>``; where one of
+    them has the name of a scalar of ours, ours stands.
+    """
     scalars: dict[str, float] = {}
     for position, (policy, episodes) in enumerate(results.items()):
         summary = summarise(episodes.returns, seed=scenario.evaluation.seed)
         if position == 0:
             scalars |= {"eval/iqm": summary.iqm, "eval/ci_low": summary.ci_low, "eval/ci_high": summary.ci_high}
+        scalars |= {f"eval/{policy}/{name}": float(values.mean()) for name, values in episodes.metrics.items()}
+        scalars |= {f"eval/{policy}/{name}": value for name, value in episodes.measures.items()}
         scalars |= {f"eval/{policy}/iqm": summary.iqm, f"eval/{policy}/mean": summary.mean}
         scalars[f"eval/{policy}/length"] = float(np.mean(episodes.lengths))
         if episodes.window is not None:
             scalars[f"eval/{policy}/window_mean"] = float(episodes.window.mean())
     return scalars
+
+
+def hacking_index(now: Mapping[str, NDArray[np.float64]], first: Mapping[str, Spread], pair: tuple[str, str]) -> float:
+    """What was gained in a reward without becoming better: the gain in `pair`'s reward less that in its distance.
+
+    Both gains are since the first evaluation and in units of the standard deviation over its episodes (1 where that is
+    zero); a distance gains by falling. Zero where both gained alike; positive where the reward rose and the distance
+    did not fall as much, or rose.
+
+    Args:
+        now: Metrics ``[n]`` by name.
+        first: Of the first evaluation.
+        pair: Names of the reward and of the distance.
+
+    Source: specification of the SAGE-GRPO study 8.4, "Overall gain minus d_M gain"; the units are ours, for the two
+    have none in common.
+    """
+    reward, distance = ((float(now[name].mean()) - first[name].mean) / (first[name].std or 1.0) for name in pair)
+    return reward + distance
 
 
 def convention(episodes: Episodes, agents: int) -> str:
@@ -115,3 +187,15 @@ def convention(episodes: Episodes, agents: int) -> str:
     steps = f"{low}" if low == high else f"{low} to {high}"
     who = "one agent" if agents == 1 else f"mean over {agents} agents"
     return f"{who}, {steps} steps, undiscounted"
+
+
+def _drawn(offered: Mapping[str, Any], prefix: str, *, slow: bool) -> Pictures:
+    """What a hook offers, by tag; a callable makes what takes long."""
+    images: dict[str, NDArray[Any]] = {}
+    videos: dict[str, NDArray[Any]] = {}
+    for name, made in offered.items():
+        if callable(made) and not slow:
+            continue
+        picture = made() if callable(made) else made
+        (images if picture.ndim == 3 else videos)[f"{prefix}/{name}"] = picture
+    return images, videos

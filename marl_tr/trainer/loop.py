@@ -16,6 +16,7 @@ from marl_tr.critic.critic import Values
 from marl_tr.critic.fit import FitReport
 from marl_tr.errors import Diverged
 from marl_tr.policy import PolicyBatch
+from marl_tr.region.chain_gradients import learners_gradient_norms
 from marl_tr.region.guard import Guard, UpdateReport
 from marl_tr.rollout import (
     Advantage,
@@ -47,10 +48,12 @@ class Iteration:
     Attributes:
         scalars: By tag.
         maps: Pictures ``[H, W]`` in [0, 1] by tag (attention), only where asked for.
+        chains: What the updates did to each step of a policy's chain, by learner and measure.
     """
 
     scalars: dict[str, float]
     maps: dict[str, Tensor] = field(default_factory=dict)
+    chains: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
 
 class Trainer:
@@ -126,7 +129,8 @@ class Trainer:
         """One rollout and everything that is learned from it.
 
         Args:
-            diagnose: Also compute the critic's diagnostics (attention), which cost another forward pass.
+            diagnose: Also compute what costs more: the critic's diagnostics (attention), and gradient norms by step of
+                a policy's chain.
 
         Raises:
             Diverged: Something is not finite; the message says what and the likely cause.
@@ -139,7 +143,7 @@ class Trainer:
         valued = time.perf_counter()
         advantage = self._advantage(rollout, values)
         self._check_finite(values, advantage)
-        reports = self._update(rollout, advantage)
+        reports, norms = self._update(rollout, advantage, diagnose=diagnose)
         learned = time.perf_counter()
         fit = self._fit(rollout, values, advantage)
         self._check_parameters()
@@ -157,7 +161,8 @@ class Trainer:
         scalars["charts/SPS"] = rollout.steps / (ended - started)
         if self.scenario.advantage.failed == "exclude":
             scalars["charts/failed_episodes"] = failed
-        return Iteration(scalars=scalars, maps=maps)
+        chains = {report.learner: report.chain | norms.get(report.learner, {}) for report in reports if report.chain}
+        return Iteration(scalars=scalars, maps=maps, chains=chains)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later iteration depends on."""
@@ -251,7 +256,10 @@ class Trainer:
             lam=self.scenario.advantage.lam,
         )
 
-    def _update(self, rollout: Rollout, advantage: Advantage) -> list[UpdateReport]:
+    def _update(
+        self, rollout: Rollout, advantage: Advantage, *, diagnose: bool
+    ) -> tuple[list[UpdateReport], dict[str, dict[str, list[float]]]]:
+        """Reports, and gradient norms by learner where they are asked for and policies have chains."""
         self._losses = {}
         offsets = dict(
             zip(
@@ -264,10 +272,13 @@ class Trainer:
             self._assignment(player, rollout, advantage.raw, int(offsets[player.team.group.name]))
             for player in self.players
         ]
+        norms: dict[str, dict[str, list[float]]] = {}
+        for assignment in assignments if diagnose else ():
+            norms |= learners_gradient_norms(assignment.learners, assignment.batch)
         progress = min(1.0, self.iteration / self.iterations)
         reports = self._schedule.update(assignments, self._guard, self._generator, progress)
         self._observe(rollout, first=False)
-        return reports
+        return reports, norms
 
     def _observe(self, rollout: Rollout, *, first: bool) -> None:
         for player in self.players:

@@ -19,6 +19,7 @@ from rich.console import Console
 from marl_tr.errors import Diverged, Interrupted, UserError
 from marl_tr.events import Event, EventStream, Phase
 from marl_tr.events.audit_log import AUDIT_FILE, AuditLog, check_chain
+from marl_tr.events.chain_log import ChainSink
 from marl_tr.events.console import ConsoleSink
 from marl_tr.events.jsonl import JsonlSink
 from marl_tr.events.line_file import truncate_logs
@@ -34,9 +35,17 @@ from marl_tr.trainer.checkpoint import (
     save_checkpoint,
 )
 from marl_tr.trainer.evaluation import Episodes
-from marl_tr.trainer.held_out import HeldOut, headline
+from marl_tr.trainer.first_evaluation import FirstEvaluation
+from marl_tr.trainer.held_out import HeldOut
 from marl_tr.trainer.loop import Iteration, Trainer, iterations_of
-from marl_tr.trainer.showing import REPORT, attention_pictures, show_end, show_start, write_figures
+from marl_tr.trainer.showing import (
+    REPORT,
+    attention_pictures,
+    chain_pictures,
+    show_end,
+    show_start,
+    write_figures,
+)
 from marl_tr.vector.errors import NotFiniteData
 
 __all__ = ["CHECKPOINTS", "DUMP", "SCENARIO_FILE", "Run", "check_same_scenario", "is_finished", "new_run_folder"]
@@ -108,11 +117,14 @@ class Run:
         self._seconds = dict.fromkeys(("start", "evaluate", "log", "checkpoint", "figures"), 0.0)
         self._reported = dict(self._seconds)
         self._pictures: Mapping[str, NDArray[Any]] = {}
+        self._compared: Mapping[str, NDArray[Any]] = {}
         self._fresh = state is None
+        self._first: FirstEvaluation | None = None
         self._seconds["start"] = time.perf_counter() - self._started
         with self._timed("start"):
             try:
                 if state is not None:
+                    self._first = FirstEvaluation.load(folder)
                     self._restore(state)
                 self._audit = AuditLog(folder)
                 trainer.audit = self._audit.append
@@ -157,6 +169,7 @@ class Run:
         return EventStream(
             [
                 JsonlSink(folder),
+                ChainSink(folder),
                 TensorBoardSink(
                     folder,
                     learners=self.trainer.learners,
@@ -186,7 +199,7 @@ class Run:
         trainer, settings = self.trainer, self._scenario
         every = settings.evaluation.every
         due = bool(every) and (trainer.iteration + 1) % every == 0
-        self._emit(trainer.iterate(diagnose=due))
+        self._emit(trainer.iterate(diagnose=due), diagnosed=due)
         last = trainer.iteration == trainer.iterations
         if due and not last:
             self._evaluate(Phase.EVAL, settings.evaluation.episodes)
@@ -195,7 +208,7 @@ class Run:
         if self._stop.is_set() and not last:
             raise Interrupted(f"saved at step {trainer.step:,}; go on with: marl-tr resume {self._folder}")
 
-    def _emit(self, done: Iteration) -> None:
+    def _emit(self, done: Iteration, *, diagnosed: bool) -> None:
         # What was spent since the last iteration's event; this event itself is counted in the next one.
         spent = {name: value - self._reported[name] for name, value in self._seconds.items()}
         self._reported = dict(self._seconds)
@@ -206,19 +219,35 @@ class Run:
         }
         with self._timed("figures"):
             images = attention_pictures(done.maps, self.trainer.env.spec.agents)
+            if diagnosed and self._scenario.evaluation.media:
+                images |= chain_pictures(done.chains, step=self.trainer.step)
         with self._timed("log"):
             self._events.emit(
-                Event(step=self.trainer.step, phase=Phase.TRAIN, scalars=done.scalars | between, images=images)
+                Event(
+                    step=self.trainer.step,
+                    phase=Phase.TRAIN,
+                    scalars=done.scalars | between,
+                    images=images,
+                    chains=done.chains,
+                )
             )
 
     def _evaluate(self, phase: Phase, episodes: int) -> dict[str, Episodes]:
+        final, wanted = phase is Phase.FINAL, self._scenario.evaluation.media
+        held_out = self._held_out
         with self._timed("evaluate"):
-            results = self._held_out.evaluate(episodes)
-            scalars = headline(results, self._scenario)
+            results = held_out.evaluate(episodes)
+            if self._fresh and self._first is None and held_out.compares:
+                self._first = FirstEvaluation.of(results, seed=self._scenario.evaluation.seed)
+                self._first.save(self._folder)
+            scalars = held_out.scalars(results, self._first)
         with self._timed("figures"):
-            final, wanted = phase is Phase.FINAL, self._scenario.evaluation.media
             # The end of a run shows its pictures in any case.
-            images, videos = self._held_out.media(results, slow=final and wanted) if final or wanted else ({}, {})
+            images, videos = held_out.pictures(results, slow=final and wanted) if final or wanted else ({}, {})
+            if final:
+                compared = held_out.before_after(self._first, results, slow=wanted)
+                self._compared = compared[1]
+                images, videos = images | compared[0], videos | compared[1]
             self._pictures = images
         with self._timed("log"):
             self._events.emit(Event(step=self.trainer.step, phase=phase, scalars=scalars, images=images, videos=videos))
@@ -228,7 +257,13 @@ class Run:
         agents = len(self.trainer.env.spec.agents)
         with self._timed("figures"):
             files = write_figures(
-                self._scenario, self._folder, final, references, agents=agents, pictures=self._pictures
+                self._scenario,
+                self._folder,
+                final,
+                references,
+                agents=agents,
+                pictures=self._pictures,
+                videos=self._compared,
             )
         show_end(
             self._scenario,

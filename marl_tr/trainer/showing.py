@@ -1,4 +1,4 @@
-"""What a person sees of a run: its end, an evaluation, attention maps."""
+"""What a person sees of a run: its end, an evaluation, pictures, attention maps, chains."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from marl_tr.analysis.curves import read_scalars
-from marl_tr.analysis.plots import Curve, learning_curve_figure, save_figure
+from marl_tr.analysis.chain_plots import chain_figure
+from marl_tr.analysis.curves import ChainUpdate, read_chains, read_scalars
+from marl_tr.analysis.plots import Curve, figure_pixels, learning_curve_figure, save_figure
 from marl_tr.analysis.video import write_video
 from marl_tr.errors import UserError
 from marl_tr.rollout.team import Team
@@ -24,12 +25,14 @@ from marl_tr.trainer.held_out import convention
 __all__ = [
     "REPORT",
     "attention_pictures",
+    "chain_pictures",
     "film",
     "show_end",
     "show_evaluation",
     "show_finished",
     "show_start",
     "write_figures",
+    "write_media",
 ]
 
 LEARNING_CURVE = "learning_curve.png"
@@ -44,13 +47,48 @@ def write_figures(
     *,
     agents: int,
     pictures: Mapping[str, NDArray[Any]],
+    videos: Mapping[str, NDArray[Any]] | None = None,
 ) -> list[Path]:
-    """Write `pictures` and the learning curve to ``media/``; returns the files."""
+    """Write `pictures`, `videos`, the chains and the learning curve to ``media/``; returns the files."""
     media = folder / "media"
-    media.mkdir(exist_ok=True)
     how = convention(next(iter(results.values())), agents)
-    files = _write_pictures(media, pictures)
-    return [*files, _learning_curve(scenario, folder, references, how, media / LEARNING_CURVE)]
+    files = write_media(folder, pictures, videos or {})
+    return [
+        *files,
+        *_chains(scenario, folder, media),
+        _learning_curve(scenario, folder, references, how, media / LEARNING_CURVE),
+    ]
+
+
+def write_media(
+    folder: Path, pictures: Mapping[str, NDArray[Any]], videos: Mapping[str, NDArray[Any]], *, suffix: str = ""
+) -> list[Path]:
+    """Write pictures as PNG and videos as MP4 to the run's ``media/``, by their tags; returns the files.
+
+    Args:
+        folder: Of the run.
+        pictures: ``[H, W, 3]`` uint8 by tag; ``media/mode/clips`` becomes ``mode_clips.png``.
+        videos: ``[T, H, W, 3]`` uint8 by tag.
+        suffix: Behind each file's stem.
+
+    Raises:
+        UserError: A file cannot be written.
+    """
+    import imageio.v3 as imageio
+
+    media = folder / "media"
+    files: list[Path] = []
+    for tag, picture in pictures.items():
+        files.append(media / f"{_stem(tag)}{suffix}.png")
+        try:
+            media.mkdir(exist_ok=True)
+            imageio.imwrite(files[-1], picture)
+        except OSError as error:
+            raise UserError(f"cannot write {files[-1]}: {error.strerror or error}") from error
+    for tag, video in videos.items():
+        files.append(media / f"{_stem(tag)}{suffix}.mp4")
+        write_video(files[-1], video)
+    return files
 
 
 def show_start(folder: Path, *, agents: int, console: Console) -> None:
@@ -195,6 +233,25 @@ def attention_pictures(maps: Mapping[str, Tensor], agents: Sequence[str]) -> dic
     return pictures
 
 
+def chain_pictures(chains: Mapping[str, Mapping[str, Sequence[float]]], *, step: int) -> dict[str, NDArray[Any]]:
+    """``media/chain/<learner>``: what the newest updates did to each step of the policies' chains."""
+    return {
+        f"media/chain/{learner}": figure_pixels(
+            chain_figure(
+                [
+                    ChainUpdate(
+                        step=step,
+                        learner=learner,
+                        measures={name: np.array(values) for name, values in measures.items()},
+                    )
+                ],
+                title=f"update of {learner} at step {step:,}",
+            )
+        )
+        for learner, measures in chains.items()
+    }
+
+
 def _show_places(folder: Path, figures: Sequence[Path], console: Console) -> None:
     for label, text in (
         ("run", folder),
@@ -222,7 +279,7 @@ def _table(
         summary = summarise(episodes.returns, seed=scenario.evaluation.seed)
         line = f"| {name} | {summary.mean:.3f} | {summary.iqm:.3f} [{summary.ci_low:.3f}, {summary.ci_high:.3f}] |"
         lines.append(line + (f" {episodes.window.mean():.3f} |" if episodes.window is not None else ""))
-    return lines
+    return [*lines, *_metrics_table(results, references)]
 
 
 def _time_split(seconds: Mapping[str, float], resumed_at: int | None) -> str:
@@ -234,15 +291,41 @@ def _time_split(seconds: Mapping[str, float], resumed_at: int | None) -> str:
     return f"Time: {wall:.1f} s {whole}: {split}"
 
 
-def _write_pictures(media: Path, pictures: Mapping[str, NDArray[Any]]) -> list[Path]:
-    import imageio.v3 as imageio
+def _metrics_table(results: Mapping[str, Episodes], references: Mapping[str, Episodes]) -> list[str]:
+    """The environment's metrics and measures, a row each; nothing where it has none."""
+    named = {**{f"learned, {policy}": episodes for policy, episodes in results.items()}, **references}
+    columns = [
+        {name: float(values.mean()) for name, values in episodes.metrics.items()} | episodes.measures
+        for episodes in named.values()
+    ]
+    rows = dict.fromkeys(name for column in columns for name in column)
+    if not rows:
+        return []
+    cells = {name: [f"{column[name]:.4g}" if name in column else "" for column in columns] for name in rows}
+    return [
+        "",
+        "Metrics of the environment (means over the same episodes)",
+        "",
+        f"| metric | {' | '.join(named)} |",
+        "|---|" + "---|" * len(named),
+        *(f"| {name} | {' | '.join(row)} |" for name, row in cells.items()),
+    ]
 
-    paths = []
-    for tag, picture in pictures.items():
-        path = media / f"{tag.rsplit('/', 1)[-1]}.png"
-        imageio.imwrite(path, picture)
-        paths.append(path)
-    return paths
+
+def _stem(tag: str) -> str:
+    return tag.removeprefix("media/").replace("/", "_")
+
+
+def _chains(scenario: Scenario, folder: Path, media: Path) -> list[Path]:
+    """A figure a learner whose policy has a chain."""
+    files = []
+    updates = read_chains(folder)
+    for learner in dict.fromkeys(update.learner for update in updates):
+        own = [update for update in updates if update.learner == learner]
+        figure = chain_figure(own, title=f"{scenario.name}, seed {scenario.seed}: updates of {learner} by chain step")
+        files.append(media / f"chain_{learner.replace('/', '_')}.png")
+        save_figure(figure, files[-1])
+    return files
 
 
 def _learning_curve(scenario: Scenario, folder: Path, references: Mapping[str, Episodes], how: str, path: Path) -> Path:

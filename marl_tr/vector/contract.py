@@ -130,7 +130,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One episode of one environment, recorded in evaluation, for an environment's `media` hook.
+    """One episode of one environment, recorded in evaluation, for an environment's hooks that draw.
 
     Attributes:
         state: ``{leaf: [T + 1, ...]}``, from the reset to the final state.
@@ -168,6 +168,15 @@ class VectorEnv(Protocol):
         uint8) or videos (``[T, H, W, 3]`` uint8) by name. A callable makes what takes long, and is called for the
         final evaluation only.
         ``render() -> Array``: the first environment now, ``[H, W, 3]`` uint8.
+        ``gallery(trajectories: Sequence[Trajectory])``: pictures and videos, as `media` gives them, of several episodes
+            together: the first 16 of an evaluation, or as many as the attribute ``gallery_size`` says.
+        ``before_after(before: Sequence[Trajectory], after: Sequence[Trajectory])``: the same, of equal conditions (and
+            equal noise, where actions are modes) before anything was learned and at the end of a run.
+        ``measures(actions: Actions, cohort: Array) -> Mapping[str, float]``: numbers of all of an evaluation's
+            episodes together, such as their diversity; the actions of each episode's last step, and ``[E]`` which
+            episodes are of one cohort.
+        ``hacking: tuple[str, str]``: names of two metrics: one that grows with the reward that is learned from, and a
+            distance, not part of it, that falls where the samples truly get better.
     """
 
     spec: EnvSpec

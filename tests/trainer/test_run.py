@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import imageio.v3 as imageio
 import numpy as np
@@ -234,8 +233,7 @@ def test_the_lines_of_the_references_are_the_iqms_of_the_table(
     monkeypatch.setattr(showing, "learning_curve_figure", figure)
     monkeypatch.setattr(showing, "save_figure", lambda *_: None)
     returns = np.array([0.0, 1.0, 2.0, 3.0, 100.0, 4.0, 5.0, 6.0])
-    first: Any = None
-    episodes = Episodes(returns=returns, lengths=np.full(8, 12), window=None, metrics={}, trajectory=first)
+    episodes = Episodes(returns=returns, lengths=np.full(8, 12), window=None, metrics={}, trajectories=())
     folder, _ = pictured
     scenario = load_scenario(folder / "scenario.yaml")
     (tmp_path / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes())
