@@ -81,31 +81,33 @@ class MixtureVelocity(nn.Module):
             sigma: Noise levels ``[B]`` in [0, 1].
             observation: Its leaf ``condition`` ``[B, C]``.
         """
-        s = sigma.double()[:, None]
-        away, variance = self._gaps(x, s)
-        share = self._log_joint(away, variance, observation[CONDITION]).softmax(1)[..., None]
-        noise = s[..., None] / variance[..., None] * away
-        data = self.means.double() + ((1 - s) * WIDTH**2 / variance)[..., None] * away
-        return (share * (noise - data)).sum(1).to(x.dtype)
+        s, at = sigma.double()[:, None], x.double()
+        share = self._log_joint(at, s, observation[CONDITION]).softmax(1)
+        # Linear in the component's mean, so the mean over components is that of their means.
+        mean = share @ self.means.double()
+        away = (at - (1 - s) * mean) / _variance(s)
+        return (s * away - mean - (1 - s) * WIDTH**2 * away).to(x.dtype)
 
     def log_density(self, x: Tensor, sigma: Tensor, observation: Mapping[str, Tensor]) -> Tensor:
         """``log p_s(x | c)``, ``[B]`` float64; arguments as in `forward`."""
-        away, variance = self._gaps(x, sigma.double()[:, None])
-        joint = self._log_joint(away, variance, observation[CONDITION])
-        return joint.logsumexp(1) - torch.log(2 * torch.pi * variance.squeeze(1))
+        s, at = sigma.double()[:, None], x.double()
+        variance = _variance(s)
+        common = at.square().sum(1, keepdim=True) / (2 * variance) + torch.log(2 * torch.pi * variance)
+        return self._log_joint(at, s, observation[CONDITION]).logsumexp(1) - common.squeeze(1)
 
-    def _gaps(self, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """``x - (1 - s) mu_m`` ``[B, M, 2]`` and ``V`` ``[B, 1]``."""
-        away = x.double()[:, None] - (1 - s)[..., None] * self.means.double()
-        return away, (1 - s).square() * WIDTH**2 + s.square()
-
-    def _log_joint(self, away: Tensor, variance: Tensor, condition: Tensor) -> Tensor:
-        """``log w_m`` less half the squared distance in deviations, ``[B, M]``."""
-        asked = condition.double()
+    def _log_joint(self, x: Tensor, s: Tensor, condition: Tensor) -> Tensor:
+        """``log w_m - |x - (1 - s) mu_m|^2 / (2 V)`` but for what all components share, ``[B, M]``."""
+        asked, means = condition.double(), self.means.double()
         nothing = (asked == 0).all(1, keepdim=True)
         weight = torch.where(nothing, torch.ones_like(asked), asked) @ self.members.double()
         weight = weight / weight.sum(1, keepdim=True)
-        return weight.log() - away.square().sum(-1) / (2 * variance)
+        near = (1 - s) * (x @ means.T) - (1 - s).square() * means.square().sum(1) / 2
+        return weight.log() + near / _variance(s)
+
+
+def _variance(s: Tensor) -> Tensor:
+    """``V`` of every component at level `s`."""
+    return (1 - s).square() * WIDTH**2 + s.square()
 
 
 def circle_velocity(group: GroupSpec) -> MixtureVelocity:
