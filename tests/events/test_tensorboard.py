@@ -162,3 +162,14 @@ def test_markdown_table_keeps_bars_and_line_breaks_inside_a_cell() -> None:
         "| steps | 640000 |",
         "| description | a\\|b c |",
     ]
+
+
+def test_the_layout_draws_each_regulariser_with_its_bound_by_learner() -> None:
+    charts = layout(["uav_1", "uav_10"], ["anchor", "anchor_2"])
+    (first, second) = (charts[f"regulariser {term!r}: divergence and its bound"] for term in ("anchor", "anchor_2"))
+    patterns = first["uav_1"][1]
+    tags = [f"region/{name}/{who}" for name in ("kl_anchor", "kl_anchor_bound", "kl_anchor_2") for who in first]
+    drawn = [tag for tag in tags if any(re.search(pattern, tag) for pattern in patterns)]
+    assert drawn == ["region/kl_anchor/uav_1", "region/kl_anchor_bound/uav_1"]
+    assert set(second) == {"uav_1", "uav_10"}
+    assert set(layout(["uav_1"])) < set(layout(["uav_1"], ["step"]))
