@@ -99,21 +99,28 @@ class Task(Protocol[Q]):
 
     Attributes:
         id: The registered name.
-        config: Settings.
         group: Name of the one group.
         agents: Names of its ``A`` agents.
         event: Shape of a sample.
         condition: Space of each leaf of the condition, without ``[E, A]``.
         metrics: Names of what `judge` measures.
+        hacking: Two of them: what is learned from, and the distance that says what it is worth.
+        gallery_size: Samples that `gallery` and `before_after` show.
     """
 
     id: str
-    config: GenerationConfig
     group: str
     agents: tuple[str, ...]
     event: tuple[int, ...]
     condition: Mapping[str, spaces.Box]
     metrics: tuple[str, ...]
+    hacking: tuple[str, str]
+    gallery_size: int
+
+    @property
+    def config(self) -> GenerationConfig:
+        """Settings."""
+        ...
 
     def ask(self, draw: Draw) -> Q:
         """What an episode asks for."""
@@ -133,6 +140,18 @@ class Task(Protocol[Q]):
 
     def pictures(self, told: Leaves, path: Array) -> Pictures:
         """Of one episode: the condition ``{leaf: [A, ...]}`` and the way to the sample ``[K, A, *event]``."""
+        ...
+
+    def gallery(self, told: Leaves, samples: Array) -> Pictures:
+        """Of several samples ``[n, A, *event]`` and their conditions ``{leaf: [n, A, ...]}``."""
+        ...
+
+    def before_after(self, told: Leaves, before: Array, after: Array) -> Pictures:
+        """The same of samples for the same conditions, before and after learning."""
+        ...
+
+    def diversity(self, samples: Array, cohort: Array) -> dict[str, float]:
+        """How different samples ``[E, A, *event]`` of cohorts ``[E]`` are, by name."""
         ...
 
     def demonstrations(self, count: int, generator: torch.Generator) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -193,6 +212,7 @@ class GenerationVectorEnv(Generic[Q]):
             horizon=config.horizon,
             own_state=True,
         )
+        self._slot = 0
         self._begin(seed=0, episode=0)
 
     def reset(self, seed: int) -> Step:
@@ -250,7 +270,8 @@ class GenerationVectorEnv(Generic[Q]):
         if latent.shape != self._latent.shape:
             raise ValueError(f"the state's latents have shape {latent.shape}, expected {self._latent.shape}")
         self._begin(int(state["seed"]), int(state["episode"]))
-        self._slot, self._latent = int(state["slot"]), latent
+        self._slot = int(state["slot"])
+        self._latent = latent
 
     def references(self) -> Sequence[Reference]:
         """The task's own samples as policies; step by step they go straight from the noise to the sample."""
@@ -275,6 +296,29 @@ class GenerationVectorEnv(Generic[Q]):
         path = trajectory.state["latent"] if self._stepwise else sample
         return self.task.pictures(told, path)
 
+    @property
+    def hacking(self) -> tuple[str, str]:
+        """Metrics that tell a better sample from one that only earns more."""
+        return self.task.hacking
+
+    @property
+    def gallery_size(self) -> int:
+        """Episodes that `gallery` and `before_after` show."""
+        return self.task.gallery_size
+
+    def gallery(self, trajectories: Sequence[Trajectory]) -> Pictures:
+        """The task's pictures of several recorded episodes."""
+        return self.task.gallery(*self._shown(trajectories))
+
+    def before_after(self, before: Sequence[Trajectory], after: Sequence[Trajectory]) -> Pictures:
+        """The task's pictures of episodes with equal conditions."""
+        (told, first), (_, last) = self._shown(before), self._shown(after)
+        return self.task.before_after(told, first, last)
+
+    def measures(self, actions: Actions, cohort: Array) -> dict[str, float]:
+        """How different the samples are, from every episode's last action."""
+        return self.task.diversity(actions[self.task.group]["action"], cohort)
+
     def demonstrations(self, count: int, generator: torch.Generator) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Data to pretrain on: conditions ``{leaf: [B, ...]}`` and samples ``[B, *event]``."""
         return self.task.demonstrations(count, generator)
@@ -285,6 +329,11 @@ class GenerationVectorEnv(Generic[Q]):
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def _shown(self, trajectories: Sequence[Trajectory]) -> tuple[Leaves, Array]:
+        """Conditions ``{leaf: [n, A, ...]}`` and samples ``[n, A, *event]``."""
+        told = {leaf: np.stack([t.state[leaf][0] for t in trajectories]) for leaf in self.task.condition}
+        return told, np.stack([t.actions[self.task.group]["action"][-1] for t in trajectories])
 
     def _begin(self, seed: int, episode: int) -> None:
         self._draw = Draw(seed, self._copy, self._copy // self.config.cohort, episode)

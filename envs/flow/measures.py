@@ -13,7 +13,7 @@ from marl_tr.envs.flow.rewards import Scores
 from marl_tr.envs.flow.shapes import SIZE
 from marl_tr.envs.flow.standardisation import COMPONENTS, Standardisation
 
-__all__ = ["Diversity", "diversity", "measured_standardisation", "start_entropy", "torus_distance"]
+__all__ = ["Diversity", "diversity", "measured_standardisation", "pairwise_distance", "start_entropy", "torus_distance"]
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,20 @@ def diversity(samples: Tensor, fit: Fit, cohort: Tensor) -> Diversity:
 
     `pairwise` is 0 where no cohort has two samples.
     """
-    flat = samples.flatten(1).double()
-    distances = torch.cdist(flat, flat) / flat.shape[1] ** 0.5
-    pairs = torch.triu(cohort[:, None] == cohort, diagonal=1)
-    pairwise = distances[pairs].mean() if pairs.any() else torch.zeros(())
-    return Diversity(start_entropy=start_entropy(fit.start), pairwise=float(pairwise))
+    pairwise = pairwise_distance(samples, cohort)
+    return Diversity(start_entropy=start_entropy(fit.start), pairwise=0.0 if pairwise is None else pairwise)
+
+
+def pairwise_distance(samples: Tensor, cohort: Tensor) -> float | None:
+    """Root mean squared difference of two samples ``[N, *event]`` of a cohort ``[N]``, mean over all pairs.
+
+    None where no cohort has two samples.
+    """
+    order = cohort.argsort(stable=True)
+    flat = samples[order].flatten(1).double() / samples[0].numel() ** 0.5
+    sizes = cohort.unique(return_counts=True)[1].tolist()
+    distances = torch.cat([torch.nn.functional.pdist(part) for part in flat.split(sizes)])
+    return float(distances.mean()) if len(distances) else None
 
 
 def start_entropy(start: Tensor, *, cells: int = 4) -> float:
@@ -53,7 +62,8 @@ def start_entropy(start: Tensor, *, cells: int = 4) -> float:
 
 def torus_distance(a: Tensor, b: Tensor) -> Tensor:
     """Distances ``[...]`` in pixels between positions ``[..., 2]``, the short way round."""
-    return ((a - b + SIZE / 2) % SIZE - SIZE / 2).norm(dim=-1)
+    distances: Tensor = ((a - b + SIZE / 2) % SIZE - SIZE / 2).norm(dim=-1)
+    return distances
 
 
 def measured_standardisation(scores: Scores) -> Mapping[str, Standardisation]:

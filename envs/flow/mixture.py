@@ -15,6 +15,7 @@ from torch import Tensor
 from marl_tr.envs.flow.config import MixtureConfig
 from marl_tr.envs.flow.curves import CURVES
 from marl_tr.envs.flow.generation import Draw, GenerationVectorEnv, Pictures, Verdict
+from marl_tr.envs.flow.measures import pairwise_distance
 from marl_tr.envs.flow.mixture_velocity import CONDITION, WIDTH, component_arcs, component_means
 from marl_tr.vector.contract import Leaves
 
@@ -26,6 +27,9 @@ _LIMIT = 1e6
 """Coordinates are cut off there, so that every finite action has a finite reward."""
 _TARGET = 0.75
 """Where on its arc the preferred point lies: neither the middle nor an end of the data."""
+
+_BINS = 32
+"""Equal parts of the curve for the entropy of samples along it."""
 
 _COMPONENT, _SPREAD, _NOISE = range(Draw.FIRST_PURPOSE, Draw.FIRST_PURPOSE + 3)
 
@@ -73,14 +77,16 @@ class Mixture:
 
     id = "flow/mixture-v0"
     group = "point"
-    agents = ("point_0",)
-    event = (2,)
-    metrics = ("reward", "manifold_distance", "arc", "arc_accuracy")
+    agents: tuple[str, ...] = ("point_0",)
+    event: tuple[int, ...] = (2,)
+    metrics: tuple[str, ...] = ("reward", "manifold_distance", "arc", "arc_accuracy")
+    hacking = ("reward", "manifold_distance")
+    gallery_size = 256
 
     def __init__(self, config: MixtureConfig) -> None:
         self.config = config
         self.curve = CURVES[config.curve]
-        self.condition = {CONDITION: spaces.Box(0.0, 1.0, (config.arcs,), np.float32)}
+        self.condition: Mapping[str, spaces.Box] = {CONDITION: spaces.Box(0.0, 1.0, (config.arcs,), np.float32)}
         self._means = component_means(config.curve)
         self._arcs = component_arcs(config.arcs)
 
@@ -129,6 +135,24 @@ class Mixture:
             "plane": plane(self.config.curve, path[-1:, 0], arc=(arc, self.config.arcs), path=path[:, 0], title=title)
         }
 
+    def gallery(self, told: Leaves, samples: Array) -> Pictures:
+        """``points``: the samples over the curve, coloured by the arc asked for."""
+        return {"points": self._planes(told, {f"{len(samples)} samples": samples})}
+
+    def before_after(self, told: Leaves, before: Array, after: Array) -> Pictures:
+        """``before_after``: two pictures of samples over the curve beside each other."""
+        return {"before_after": self._planes(told, {"before": before, "after, from the same noise": after})}
+
+    def diversity(self, samples: Array, cohort: Array) -> dict[str, float]:
+        """``curve_entropy`` in nats of the nearest points over 32 parts of the curve, and ``pairwise_distance`` within
+        cohorts where any has two samples."""
+        points = np.clip(samples[:, 0].astype(np.float64), -_LIMIT, _LIMIT)
+        bins = np.minimum((self.curve.nearest(points).u * _BINS).astype(np.int64), _BINS - 1)
+        share = np.bincount(bins, minlength=_BINS) / len(bins)
+        measured = {"curve_entropy": float(-np.sum(share * np.log(np.where(share > 0, share, 1.0))))}
+        pairwise = pairwise_distance(torch.from_numpy(points), torch.from_numpy(cohort))
+        return measured if pairwise is None else {**measured, "pairwise_distance": pairwise}
+
     def demonstrations(self, count: int, generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
         """Samples ``[B, 2]`` of the mixture, and the arcs that they lie in."""
         device = generator.device
@@ -145,6 +169,17 @@ class Mixture:
             "manifold_distance": float(nearest.distance.mean()),
             "arc_accuracy": float((self._arc_of(nearest.u) == asked).mean()),
         }
+
+    def _planes(self, told: Leaves, samples: Mapping[str, Array]) -> Array:
+        from marl_tr.envs.flow.plane import planes
+
+        return planes(
+            self.config.curve,
+            [points[:, 0] for points in samples.values()],
+            told[CONDITION][:, 0].argmax(1),
+            (np.arange(self.config.arcs) + _TARGET) / self.config.arcs,
+            titles=list(samples),
+        )
 
     def _arc_of(self, u: Array) -> Array:
         index: Array = np.minimum((u * self.config.arcs).astype(np.int64), self.config.arcs - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -11,11 +12,13 @@ from numpy.typing import NDArray
 
 from marl_tr.envs.flow.curves import CURVES
 
-__all__ = ["plane"]
+__all__ = ["plane", "planes"]
 
 Array = NDArray[Any]
 
 _EDGE = 2.0
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's palette, told apart with every common colour blindness."""
 
 
 def plane(
@@ -50,8 +53,52 @@ def plane(
         axes.plot(*here.T, color="#0072B2", linewidth=3, zorder=2)
     if path is not None and len(path) > 1:
         axes.plot(*path.T, color="#8a97a6", linewidth=1, marker=".", zorder=3)
-    axes.scatter(*points.T, s=18, color="#D55E00", zorder=4)
+    axes.scatter(points[:, 0], points[:, 1], s=18, color="#D55E00", zorder=4)
     axes.set(xlim=(-_EDGE, _EDGE), ylim=(-_EDGE, _EDGE), aspect="equal", title=title)
     axes.tick_params(labelsize=8)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3].copy()
+
+
+def planes(
+    curve: str,
+    points: Sequence[Array],
+    asked: Array,
+    targets: Array,
+    *,
+    titles: Sequence[str],
+) -> NDArray[np.uint8]:
+    """Many samples over the curve, one picture beside the other, coloured by the arc that was asked for.
+
+    Args:
+        curve: Name in `CURVES`.
+        points: ``[N, 2]`` a picture; those beyond the axes are drawn as crosses at their edge.
+        asked: ``[N]``, the arc of each point.
+        targets: ``[C]``, arc parameter of the preferred point of each arc.
+        titles: One a picture.
+
+    Returns:
+        ``[420, 400 a picture, 3]`` uint8.
+    """
+    figure = Figure(figsize=(4 * len(points), 4.2), dpi=100, facecolor="white", layout="constrained")
+    canvas = cast(Any, FigureCanvasAgg(figure))  # partly untyped
+    count = len(targets)
+    colors = [_COLORS[arc % len(_COLORS)] for arc in range(count)]
+    for axes, here, title in zip(figure.subplots(1, len(points), squeeze=False)[0], points, titles, strict=True):
+        for arc in range(count):
+            part = CURVES[curve].point(np.linspace(arc / count, (arc + 1) / count, 400, endpoint=False))
+            # Points and no line: an arc may lie on two pieces.
+            axes.scatter(*part.T, s=1.2, color=colors[arc], alpha=0.5, zorder=1)
+        outside = (np.abs(here) > _EDGE).any(1)
+        drawn = np.array(colors)[asked]
+        axes.scatter(*here[~outside].T, s=9, c=drawn[~outside], alpha=0.75, linewidths=0, zorder=3)
+        axes.scatter(*np.clip(here[outside], -_EDGE, _EDGE).T, s=22, c=drawn[outside], marker="x", zorder=3)
+        axes.scatter(
+            *CURVES[curve].point(targets).T, s=110, c=colors, marker="*", edgecolors="white", linewidths=0.9, zorder=4
+        )
+        axes.set(xlim=(-_EDGE, _EDGE), ylim=(-_EDGE, _EDGE), aspect="equal")
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.tick_params(labelsize=8)
+    figure.supxlabel("star: the preferred point of the arc of its colour", fontsize=8, x=0.01, ha="left")
     canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3].copy()

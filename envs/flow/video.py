@@ -14,8 +14,8 @@ from torch import Tensor
 
 from marl_tr.envs.flow.config import MovingShapesConfig
 from marl_tr.envs.flow.generation import Draw, GenerationVectorEnv, Pictures, Verdict
-from marl_tr.envs.flow.measures import torus_distance
-from marl_tr.envs.flow.render import contact_sheet, describe, film
+from marl_tr.envs.flow.measures import pairwise_distance, start_entropy, torus_distance
+from marl_tr.envs.flow.render import contact_sheet, describe, film, grid_film, side_by_side
 from marl_tr.envs.flow.rewards import Judge, Scores
 from marl_tr.envs.flow.shapes import (
     CONDITIONS,
@@ -90,12 +90,16 @@ class MovingShapes:
 
     id = "flow/moving_shapes-v0"
     group = "segment"
-    event = (1, FRAMES, SIZE, SIZE)
+    event: tuple[int, ...] = (1, FRAMES, SIZE, SIZE)
+    hacking = ("overall", "manifold_distance")
+    gallery_size = 16
 
     def __init__(self, config: MovingShapesConfig) -> None:
         self.config = config
         self.agents = tuple(f"segment_{k}" for k in range(config.segments))
-        self.condition = {"tokens": spaces.Box(-np.inf, np.inf, (TOKENS, TOKEN_FEATURES), np.float32)}
+        self.condition: Mapping[str, spaces.Box] = {
+            "tokens": spaces.Box(-np.inf, np.inf, (TOKENS, TOKEN_FEATURES), np.float32)
+        }
         self.metrics: tuple[str, ...] = (
             *("vq", "mq", "ta", "overall", "manifold_distance"),
             *("shape_accuracy", "direction_accuracy", "speed_accuracy", "flicker", "fit_x", "fit_y"),
@@ -177,6 +181,41 @@ class MovingShapes:
         pictures["motion"] = lambda: film(np.concatenate(list(path[-1, :, 0])))
         return pictures
 
+    def gallery(self, told: Leaves, samples: Array) -> Pictures:
+        """``clips``: a row a sample, with what was asked and what is nearest; ``motion``: a video of all."""
+        asked, found = self._captions(told, samples)
+        captions = [f"asked: {said}\n{seen}" for said, seen in zip(asked, found, strict=True)]
+        return {
+            "clips": contact_sheet(_long(samples), captions, scale=self._scale),
+            "motion": lambda: self._film(samples, asked),
+        }
+
+    def before_after(self, told: Leaves, before: Array, after: Array) -> Pictures:
+        """``before_after``: pairs of rows; ``before_after_motion``: two videos beside each other."""
+        asked, was = self._captions(told, before)
+        _, became = self._captions(told, after)
+        rows = np.stack([_long(before), _long(after)], 1).reshape(-1, *_long(before).shape[1:])
+        captions = [
+            caption
+            for said, old, new in zip(asked, was, became, strict=True)
+            for caption in (f"asked: {said}\nbefore: {old}", f"after: {new}")
+        ]
+        return {
+            "before_after": contact_sheet(rows, captions, scale=min(4, self._scale), group=2),
+            "before_after_motion": lambda: side_by_side(
+                [self._film(before, asked), self._film(after, asked)], ["before", "after, from the same noise"]
+            ),
+        }
+
+    def diversity(self, samples: Array, cohort: Array) -> dict[str, float]:
+        """``start_entropy`` of the nearest legal clips (their first segments), and ``pairwise_distance`` within cohorts
+        where any has two samples."""
+        clips = torch.from_numpy(samples)
+        nowhere = Condition.from_index(torch.zeros(len(clips), dtype=torch.int64))
+        measured = {"start_entropy": start_entropy(self.judge_clips(clips[:, 0], nowhere).fit.start)}
+        pairwise = pairwise_distance(clips, torch.from_numpy(cohort))
+        return measured if pairwise is None else {**measured, "pairwise_distance": pairwise}
+
     def demonstrations(self, count: int, generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
         """Legal clips ``[B, 1, 8, 16, 16]`` with their tokens; the place (exact) is told for a share of them."""
         condition, start, clips = sample_clips(count, generator, level=self.config.level)
@@ -192,6 +231,29 @@ class MovingShapes:
         measured |= {f"{name}_accuracy": getattr(scores, name) for name in ("shape", "direction", "speed")}
         measured |= {name: getattr(scores, name) for name in ("flicker", "vq", "mq", "ta", "overall")}
         return {name: float(values.mean()) for name, values in measured.items()}
+
+    @property
+    def _scale(self) -> int:
+        """Edge of a pixel of contact sheets: long clips are drawn smaller."""
+        return max(2, 5 - self.config.segments // 2)
+
+    def _film(self, samples: Array, asked: list[str]) -> Array:
+        return grid_film(_long(samples), asked, repeats=1 if self.config.segments > 2 else 3)
+
+    def _captions(self, told: Leaves, samples: Array) -> tuple[list[str], list[str]]:
+        """What was asked of each of ``[n, A, *event]`` samples, and what legal clips are nearest, how far away."""
+        copies, segments = samples.shape[:2]
+        asked = decode_condition(torch.from_numpy(told["tokens"]).flatten(0, 1))
+        fit = self.judge_clips(torch.from_numpy(samples).flatten(0, 1), asked).fit
+        said, found = [], []
+        for copy in range(copies):
+            rows = range(copy * segments, (copy + 1) * segments)
+            said.append(describe(asked, rows[0]))
+            seen = list(dict.fromkeys(describe(fit.condition, row) for row in rows))
+            distance = float(fit.distance[rows[0] : rows[-1] + 1].mean())
+            text = "as asked" if seen == [said[-1]] else "is " + " and ".join(seen)
+            found.append(f"{text}; off by {distance:.2f}")
+        return said, found
 
     def _each(self, condition: Condition) -> Condition:
         """Of each segment of each copy, ``[E A]``."""
@@ -237,3 +299,8 @@ class MovingShapes:
         clips = render_clips(condition, start.flatten(0, 1), level=self.config.level, brightness=brightness)
         legal: Array = clips.view(copies, segments, *self.event).numpy()
         return legal
+
+
+def _long(samples: Array) -> Array:
+    """Segments ``[n, A, 1, F, S, S]`` one after the other, ``[n, 1, A F, S, S]``."""
+    return np.concatenate(list(samples.swapaxes(0, 1)), axis=2)
