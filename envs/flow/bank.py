@@ -202,10 +202,12 @@ class Bank:
         aa, ab, bb = a.square().sum(1), (a * b).sum(1), b.square().sum(1)
         ra, rb = (a * residual).sum(1), (b * residual).sum(1)
         determinant = (aa * bb - ab.square()).clamp_min(1e-6)
-        return torch.stack([bb * ra - ab * rb, aa * rb - ab * ra], -1) / determinant[:, None]
+        step: Tensor = torch.stack([bb * ra - ab * rb, aa * rb - ab * ra], -1) / determinant[:, None]
+        return step
 
     def _legal(self, start: Tensor) -> Tensor:
-        return start % SIZE if self.level == "plain" else start.clamp(WALL, SIZE - WALL)
+        legal: Tensor = start % SIZE if self.level == "plain" else start.clamp(WALL, SIZE - WALL)
+        return legal
 
 
 def _nearer(first: Fit, second: Fit) -> Fit:

@@ -84,7 +84,8 @@ class Curve:
         return Nearest(u=u % 1.0 if self.closed else u, distance=gaps[best, rows])
 
     def _at(self, piece: Array, t: Array) -> Array:
-        return np.choose(piece[..., None], [curve(t) for curve in self.pieces])
+        points: Array = np.choose(piece[..., None], [curve(t) for curve in self.pieces])
+        return points
 
 
 def _arc(centre: tuple[float, float], begin: float, end: float) -> Callable[[Array], Array]:
@@ -101,7 +102,8 @@ def _spiral(t: Array) -> Array:
     """Archimedes', one turn and three quarters, out to radius 1.4; the root makes the speed nearly constant."""
     first, last = 0.5 * np.pi, 4.0 * np.pi
     angle = np.sqrt(first**2 + (last**2 - first**2) * t)
-    return (1.4 / last * angle)[..., None] * np.stack([np.cos(angle), np.sin(angle)], -1)
+    points: Array = (1.4 / last * angle)[..., None] * np.stack([np.cos(angle), np.sin(angle)], -1)
+    return points
 
 
 CURVES: Mapping[str, Curve] = {

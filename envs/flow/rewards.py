@@ -86,9 +86,10 @@ class Judge:
                 part = clips[first : first + CHUNK].float().clamp(-LIMIT, LIMIT)
                 empty = (0, 0) * 4 + (0, CHUNK - len(part))
                 index = pad(asked.index[first : first + CHUNK], (0, CHUNK - len(part)))
-                scores = self._judge(pad(part, empty).contiguous(), Condition.from_index(index))
-                parts.append(_rows(scores, slice(len(part))))
-        return _joined(parts)
+                judged = self._judge(pad(part, empty).contiguous(), Condition.from_index(index))
+                parts.append(_rows(judged, slice(len(part))))
+        scores: Scores = _joined(parts)
+        return scores
 
     def standardised(self, scores: Scores) -> dict[str, Tensor]:
         """The components ``vq``, ``mq``, ``ta``, each with the mean and std of the pretrained model's samples."""

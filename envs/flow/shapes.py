@@ -169,7 +169,8 @@ def sample_clips(count: int, generator: torch.Generator, *, level: Level = "plai
 def _place_token(place: Tensor) -> Tensor:
     harmonics = torch.arange(1, TOKEN_FEATURES // 4 + 1, dtype=place.dtype, device=place.device)
     phase = 2 * np.pi / SIZE * place.unsqueeze(-1) * harmonics  # [N, 2, 8]
-    return np.sqrt(2.0) * torch.cat([phase.sin(), phase.cos()], -1).flatten(-2)
+    token: Tensor = np.sqrt(2.0) * torch.cat([phase.sin(), phase.cos()], -1).flatten(-2)
+    return token
 
 
 def _hadamard(order: int) -> Tensor:
