@@ -73,7 +73,7 @@ class MovingShapesConfig(GenerationConfig):
         default=4.0,
         gt=0,
         le=1e4,
-        description="Width of text alignment's kernel exp(-|x - y|^2 / (2 tau^2)) over 2048 pixels.",
+        description="Width of text alignment's kernel exp(-d^2 / (2 tau^2)) of the distance d over 2048 pixels.",
     )
     consistency: float = Field(
         default=1.0, ge=0, le=1e3, description="Weight of how well segments continue each other (several segments)."
