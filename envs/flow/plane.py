@@ -80,7 +80,8 @@ def planes(
     Returns:
         ``[420, 400 a picture, 3]`` uint8.
     """
-    figure = Figure(figsize=(4 * len(points), 4.2), dpi=100, facecolor="white", layout="constrained")
+    width = 4 * len(points)
+    figure = Figure(figsize=(width, 4.2), dpi=100, facecolor="white")
     canvas = cast(Any, FigureCanvasAgg(figure))  # partly untyped
     count = len(targets)
     colors = [_COLORS[arc % len(_COLORS)] for arc in range(count)]
@@ -88,17 +89,19 @@ def planes(
         for arc in range(count):
             part = CURVES[curve].point(np.linspace(arc / count, (arc + 1) / count, 400, endpoint=False))
             # Points and no line: an arc may lie on two pieces.
-            axes.scatter(*part.T, s=1.2, color=colors[arc], alpha=0.5, zorder=1)
+            axes.plot(*part.T, ".", markersize=1.8, color=colors[arc], zorder=1)
         outside = (np.abs(here) > _EDGE).any(1)
         drawn = np.array(colors)[asked]
         axes.scatter(*here[~outside].T, s=9, c=drawn[~outside], alpha=0.75, linewidths=0, zorder=3)
         axes.scatter(*np.clip(here[outside], -_EDGE, _EDGE).T, s=22, c=drawn[outside], marker="x", zorder=3)
         axes.scatter(
-            *CURVES[curve].point(targets).T, s=110, c=colors, marker="*", edgecolors="white", linewidths=0.9, zorder=4
+            *CURVES[curve].point(targets).T, s=110, c=colors, marker="*", edgecolors="black", linewidths=0.8, zorder=4
         )
         axes.set(xlim=(-_EDGE, _EDGE), ylim=(-_EDGE, _EDGE), aspect="equal")
         axes.set_title(title, loc="left", fontsize=10)
         axes.tick_params(labelsize=8)
-    figure.supxlabel("star: the preferred point of the arc of its colour", fontsize=8, x=0.01, ha="left")
+    # Inches; a layout that is computed takes as long as all the rest.
+    figure.subplots_adjust(left=0.4 / width, right=1 - 0.1 / width, bottom=0.13, top=0.93, wspace=0.14)
+    figure.text(0.1 / width, 0.02, "star: the preferred point of the arc of its colour", fontsize=8)
     canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3].copy()

@@ -54,8 +54,19 @@ def chain_figure(updates: Sequence[ChainUpdate], *, title: str = "") -> Figure:
     panels = len(names) + (norms is not None)
     columns = min(4, panels)
     rows = -(-panels // columns)
-    figure = Figure(figsize=(2.9 * columns, 2.3 * rows + 0.75), dpi=110, layout="constrained")
+    legend = 0.3 if len(shown) > 1 else 0.0
+    width, height = 2.9 * columns + 0.2, 2.3 * rows + 0.55 + legend
+    figure = Figure(figsize=(width, height), dpi=110)
     axes = np.atleast_1d(figure.subplots(rows, columns, sharex=True)).ravel()
+    # Inches; a layout that is computed takes as long as all the rest.
+    figure.subplots_adjust(
+        left=0.5 / width,
+        right=1 - 0.1 / width,
+        bottom=(0.5 + legend) / height,
+        top=1 - 0.65 / height,
+        wspace=0.28,
+        hspace=0.38,
+    )
     for place, name in zip(axes, names, strict=False):
         _panel(place, name, shown[-1:] if name in _FIXED else shown)
     if norms is not None:
@@ -66,10 +77,10 @@ def chain_figure(updates: Sequence[ChainUpdate], *, title: str = "") -> Figure:
         if index + columns >= panels:
             axes[index].set_xlabel("step of the chain", fontsize=8)
             axes[index].tick_params(labelbottom=True)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    figure.suptitle(title, x=0.1 / width, y=1 - 0.1 / height, va="top", ha="left", fontsize=11, fontweight="bold")
     if len(shown) > 1:
         handles, labels = axes[_first_moving(names)].get_legend_handles_labels()
-        figure.legend(handles, labels, frameon=False, loc="outside lower left", ncols=_UPDATES, fontsize=8)
+        figure.legend(handles, labels, frameon=False, loc="lower left", ncols=_UPDATES, fontsize=8)
     return figure
 
 

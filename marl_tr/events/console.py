@@ -14,13 +14,14 @@ from marl_tr.events.stream import Event, Phase
 __all__ = ["ConsoleSink", "tightest"]
 
 _DIVERGENCE, _BOUND = "region/divergence/", "region/bound/"
+_RETURNS = {"iqm", "ci_low", "ci_high", "mean", "length", "window_mean"}
 
 
 class ConsoleSink:
     """Shows how far a run is, how fast, what it earns, and how close to its bounds it updates.
 
     On a terminal each TRAIN event moves the bar; elsewhere each prints a line. EVAL and FINAL events print a
-    line of their ``eval/...`` scalars in both.
+    line of their returns (``eval/...``) in both.
 
     Args:
         total_steps: Environment steps of the whole run.
@@ -68,7 +69,7 @@ class ConsoleSink:
             else:
                 self._progress.update(self._task, completed=event.step, description=text, refresh=True)
         elif event.phase in (Phase.EVAL, Phase.FINAL):
-            values = {tag: value for tag, value in event.scalars.items() if tag.startswith("eval/")}
+            values = {tag: value for tag, value in event.scalars.items() if _headlines(tag)}
             if values:
                 shown = "  ".join(f"{tag.removeprefix('eval/')} {_short(v)}" for tag, v in values.items())
                 name = "evaluation" if event.phase is Phase.EVAL else "final evaluation"
@@ -107,6 +108,11 @@ class ConsoleSink:
     def _print(self, line: str) -> None:
         console = self._progress.console if self._progress is not None else self._console
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _headlines(tag: str) -> bool:
+    """Whether a tag is of an evaluation's returns; an environment's metrics are many, and in the report."""
+    return tag.startswith("eval/") and tag.rpartition("/")[2] in _RETURNS
 
 
 def tightest(scalars: Mapping[str, float]) -> tuple[str, float, float] | None:
