@@ -94,7 +94,8 @@ def evaluate(folder: Path, *, episodes: int | None = None, video: bool = False, 
     scenario = _scenario_of(folder)
     torch.set_num_threads(scenario.trainer.threads)
     path, state = _newest(folder, "there is nothing to evaluate")
-    env = build_env(scenario, num_envs=1)
+    # As many copies as in training: cohorts do not fit into every number.
+    env = build_env(scenario, num_envs=scenario.env.num_envs)
     try:
         players = build_players(scenario, env.spec)
         with _naming(path), refusing_misfits():
