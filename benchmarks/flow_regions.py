@@ -215,6 +215,7 @@ def matched(rows: list[dict[str, Any]], level: float) -> dict[str, Any]:
 
         reached.append(
             {
+                "seed": row["run"]["seed"],
                 "iteration": between(lambda look: look["iteration"]),
                 "drift": between(lambda look: look["drift"]),
                 "kl_pretrained": between(lambda look: look["kl_pretrained"]),
@@ -222,8 +223,9 @@ def matched(rows: list[dict[str, Any]], level: float) -> dict[str, Any]:
                 "pairwise": between(lambda look: look["mode"]["pairwise"]),
             }
         )
-    names = reached[0] if reached else {}
-    values = {name: bootstrap(np.array([[each[name]] for each in reached])) for name in names}
+    names = [name for name in reached[0] if name != "seed"] if reached else []
+    values: dict[str, Any] = {name: bootstrap(np.array([[each[name]] for each in reached])) for name in names}
+    values["drift_by_seed"] = {each["seed"]: each["drift"] for each in reached}
     return {"level": level, "reached": len(reached), "runs": len(rows), **values}
 
 

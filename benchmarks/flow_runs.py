@@ -1,8 +1,10 @@
 """What the benchmarks of flow policies share: one run in a process of its own, measured on held-out samples.
 
-A *job* is a mapping ``{"scenario": ..., "every": ..., "episodes": ..., "probes": ..., "drift_every": ...}``. Run as a
-script, this module reads one from standard input, trains, and prints its row; `run_all` does that for many jobs, one
-thread each, appends a line of JSON a finished run, and skips those that are there.
+A *job* is a mapping: ``run`` (what names it), ``scenario``, ``overrides`` (``"section.key=value"``), ``every``
+(iterations between evaluations), ``episodes`` (held-out samples), ``probes`` (points a noise level on which drift is
+measured) and ``drift_every``. Run as a script, this module reads one from standard input, trains, and prints its row;
+`run_all` does that for many jobs, one thread each, appends a line of JSON a finished run, and skips those that are
+there.
 
 Pairing: held-out conditions and noises are the same in every run and evaluation, and so are a training rollout's (they
 follow from the seed and the iteration alone; a sampler whose last step is deterministic merely draws less).
@@ -54,7 +56,7 @@ _KL_SAMPLES = 64
 def measure_run(job: Mapping[str, Any]) -> dict[str, Any]:
     """Train one scenario and measure it before, during and after; the row that is kept."""
     started, load = time.time(), os.getloadavg()[0]
-    scenario = load_scenario(job["scenario"])
+    scenario = load_scenario(job["scenario"], job.get("overrides", ()))
     torch.set_num_threads(scenario.trainer.threads)
     trainer = Trainer(scenario)
     with tempfile.TemporaryDirectory() as folder:

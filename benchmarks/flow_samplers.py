@@ -74,6 +74,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--model", default="moving_shapes", help="registered name, or a file of 'marl-tr pretrain'")
     parser.add_argument("--weights", default="B", choices=("A", "B"), help="of the reward that is trained on")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="of the scenario, as in 'marl-tr run'"
+    )
     parser.add_argument("--clip", type=float, default=0.002, help="of ratios whose log is a mean over pixels")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--minibatches", type=int, default=2)
@@ -112,11 +115,13 @@ def job(
         **{"sampler": sampler, "decode": decode, "policy": policy, "eta": round(eta, 6), "seed": seed},
         **{name: getattr(arguments, name) for name in ("steps", "weights", "learning_rate", "clip", "epochs")},
         **{name: getattr(arguments, name) for name in ("minibatches", "copies", "chain", "shift")},
+        **({"set": arguments.set} if arguments.set else {}),
         "model": digest,
     }
     return {
         "run": run,
         "scenario": scenario(run, arguments.model),
+        "overrides": arguments.set,
         "every": arguments.every,
         "drift_every": arguments.every,
         "episodes": arguments.episodes,
@@ -211,6 +216,7 @@ def summary(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> dict[s
                 "copies",
                 "chain",
                 "shift",
+                "set",
             )
         },
         "held_out_samples": arguments.episodes,
