@@ -49,9 +49,11 @@ def main() -> None:
     parser.add_argument(
         "--weight", type=float, default=0.1, help="of the KL terms (nats); dual: a tenth for the second"
     )
+    parser.add_argument("--velocity-weight", type=float, help="of the velocity term, in place of that share")
     parser.add_argument("--every", type=int, default=10, help="updates between refreshes of the moving anchor")
     parser.add_argument("--update-bound", type=float, default=0.02, help="nats a update, where bounds are enforced")
     parser.add_argument("--anchor-bound", type=float, default=1.0, help="nats to the anchor, where bounds are enforced")
+    parser.add_argument("--bounds", nargs="+", default=["off", "on"], choices=("off", "on"))
     parser.add_argument("--levels", nargs="+", type=float, default=[0.9, 0.95, 1.0], help="rewards to compare drift at")
     parser.add_argument("--episodes", type=int, default=256, help="held-out samples of an evaluation")
     parser.add_argument("--rows", type=Path, default=Path("runs/flow_regions.jsonl"))
@@ -63,7 +65,7 @@ def main() -> None:
         jobs = [
             job(variant, bounded, seed, arguments)
             for seed in arguments.seeds
-            for bounded in (False, True)
+            for bounded in (bounds == "on" for bounds in arguments.bounds)
             for variant in arguments.variants
         ]
         run_all(jobs, arguments.rows, parallel=arguments.jobs)
@@ -81,6 +83,7 @@ def job(variant: str, bounded: bool, seed: int, arguments: argparse.Namespace) -
     run = {
         **{"variant": variant, "bounded": bounded, "seed": seed, "steps": arguments.steps},
         **{"manifold_weight": arguments.manifold_weight, "weight": arguments.weight, "every": arguments.every},
+        **({"velocity_weight": arguments.velocity_weight} if arguments.velocity_weight is not None else {}),
         **({"update_bound": arguments.update_bound, "anchor_bound": arguments.anchor_bound} if bounded else {}),
     }
     return {
@@ -131,10 +134,11 @@ def regularisers(run: dict[str, Any]) -> list[dict[str, Any]]:
         position["bound"] = run["anchor_bound"]
     if variant == "none":
         return []
+    share = weight if variant == "step-wise" else weight / 10
+    velocity = {"kind": "velocity", "weight": run.get("velocity_weight", share)}
     if variant == "step-wise":
-        return [{"kind": "velocity", "weight": weight}]
-    dual = [{"kind": "velocity", "weight": weight / 10}] if variant.startswith("dual") else []
-    return [position, *dual]
+        return [velocity]
+    return [position, velocity] if variant.startswith("dual") else [position]
 
 
 def summary(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -154,14 +158,22 @@ def summary(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> dict[s
         },
         "settings": {
             name: getattr(arguments, name)
-            for name in ("manifold_weight", "weight", "every", "update_bound", "anchor_bound", "episodes")
+            for name in (
+                "manifold_weight",
+                "weight",
+                "velocity_weight",
+                "every",
+                "update_bound",
+                "anchor_bound",
+                "episodes",
+            )
         },
         "cells": [
             cell(
                 [row for row in rows if row["run"]["variant"] == variant and row["run"]["bounded"] is bounded],
                 arguments,
             )
-            for bounded in (False, True)
+            for bounded in (bounds == "on" for bounds in arguments.bounds)
             for variant in arguments.variants
         ],
     }
@@ -310,55 +322,57 @@ def _told(interval: dict[str, float]) -> str:
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Rows: without and with bounds; columns: reward, drift, reward against drift, divergence to the anchor."""
+    """Rows: without and with bounds; columns: reward, drift, reward against both measures of distance, the sawtooth."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 6.4), dpi=110, layout="constrained")
-    axes = figure.subplots(2, 4)
+    figure = Figure(figsize=(15, 6.2), dpi=100, layout="constrained")
+    axes = figure.subplots(2, 5)
     for row, bounded in enumerate((False, True)):
         for c in (c for c in results["cells"] if c["bounded"] is bounded):
-            color, curve = COLORS[c["variant"]], c["curve"]
-            drift = curve["drift"]
-            _line(axes[row, 0], curve["iteration"], curve["reward"], color, c["variant"])
-            _line(axes[row, 1], range(len(drift["mean"])), drift, color, None)
-            at = [drift["mean"][i] for i in curve["iteration"]]
-            axes[row, 2].plot(at, curve["reward"]["mean"], color=color, marker=".", linewidth=1.5)
-            if "kl_anchor_of_first_seed" in curve:
-                kl = curve["kl_anchor_of_first_seed"]
-                axes[row, 3].plot(range(1, len(kl) + 1), kl, color=color, linewidth=1.5)
-        for column, label in enumerate(
-            ("reward, ODE samples", "drift: rms change of v", "reward", "KL to anchor, nats")
-        ):
-            axes[row, column].set_ylabel(label)
+            _draw_cell(axes[row], c)
         axes[row, 0].set_title(f"bounds {'enforced' if bounded else 'off'}", loc="left", fontweight="bold", fontsize=11)
-        axes[row, 3].set_yscale("log")
-        axes[row, 3].set_ylim(bottom=1e-3)
-        for axis in axes[row]:
+        labels = ("reward, ODE samples", "drift: rms change of v", "reward", "reward", "KL to the anchor, nats")
+        for axis, label in zip(axes[row], labels, strict=True):
+            axis.set_ylabel(label)
             axis.grid(color="#dddddd", linewidth=0.8)
             axis.spines[["top", "right"]].set_visible(False)
             axis.set_xlabel("iteration")
         axes[row, 2].set_xlabel("drift")
-    for column in (0, 2):
+        axes[row, 3].set_xlabel("KL to the pretrained policy, nats")
+        axes[row, 3].set_xscale("log")
+        axes[row, 4].set_yscale("log")
+        axes[row, 4].set_ylim(bottom=1e-3)
+    for column in (0, 1, 2, 3):
         low, high = zip(*(axis.get_ylim() for axis in axes[:, column]), strict=True)
         for axis in axes[:, column]:
             axis.set_ylim(min(low), max(high))
-    axes[0, 3].set_title("first seed", loc="left", fontsize=10)
-    axes[0, 2].set_title("drift paid for reward", loc="left", fontsize=10)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    seeds = len(results["seeds"])
-    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=6, fontsize=10)
-    figure.suptitle(
-        f"Trust regions on flow/mixture-v0, a reward that pays for leaving the curve ({seeds} seeds, 95 % bands)"
-        if results["settings"]["manifold_weight"] < 0
-        else f"Trust regions on flow/mixture-v0 ({seeds} seeds, 95 % bands)",
-        fontsize=11,
-    )
+    for column, title in ((2, "drift paid for reward"), (3, "KL paid for reward"), (4, "first seed")):
+        axes[0, column].set_title(title, loc="left", fontsize=10)
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    seeds, pays = len(results["seeds"]), results["settings"]["manifold_weight"] < 0
+    figure.legend(handles, names, frameon=False, loc="outside lower center", ncols=6, fontsize=10)
+    task = "flow/mixture-v0, a reward that pays for leaving the curve" if pays else "flow/mixture-v0"
+    figure.suptitle(f"Trust regions on {task}: mean of {seeds} seed(s), 95 % bands", fontsize=11)
     save_figure(figure, path)
 
 
-def _line(axis: Any, x: Any, band: dict[str, list[float]], color: str, label: str | None) -> None:
-    axis.plot(x, band["mean"], color=color, linewidth=1.8, label=label)
-    axis.fill_between(x, band["low"], band["high"], color=color, alpha=0.15, linewidth=0)
+def _draw_cell(axes: Any, c: dict[str, Any]) -> None:
+    """One variant, in the five panels of its row; dual ones dashed, for they may lie on the others."""
+    curve = c["curve"]
+    style = {"color": COLORS[c["variant"]], "linestyle": "--" if c["variant"].startswith("dual") else "-"}
+    _line(axes[0], curve["iteration"], curve["reward"], c["variant"], style)
+    _line(axes[1], range(len(curve["drift"]["mean"])), curve["drift"], None, style)
+    drift = [curve["drift"]["mean"][i] for i in curve["iteration"]]
+    axes[2].plot(drift, curve["reward"]["mean"], marker=".", linewidth=1.5, **style)
+    # From the second evaluation on: at the first the divergence is 0.
+    axes[3].plot(curve["kl_pretrained"]["mean"][1:], curve["reward"]["mean"][1:], marker=".", linewidth=1.5, **style)
+    kl = curve.get("kl_anchor_of_first_seed", [])
+    axes[4].plot(range(1, len(kl) + 1), kl, linewidth=1.5, **style)
+
+
+def _line(axis: Any, x: Any, band: dict[str, list[float]], label: str | None, style: dict[str, Any]) -> None:
+    axis.plot(x, band["mean"], linewidth=1.8, label=label, **style)
+    axis.fill_between(x, band["low"], band["high"], color=style["color"], alpha=0.15, linewidth=0)
 
 
 if __name__ == "__main__":
