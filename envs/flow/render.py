@@ -59,8 +59,9 @@ def contact_sheet(
         width = max(_text_width(caption) for caption in captions) // 2 * 2 + 14
         rows = [np.concatenate([_label(c, width, len(r)), r], axis=1) for c, r in zip(captions, rows, strict=True)]
     if group is not None:
-        for last in range(len(rows) - 1 - len(rows) % group, 0, -group):
-            rows.insert(last + 1, np.full((_GROUP_GAP, rows[0].shape[1], 3), _PAPER, np.uint8))
+        # From below, so that the places above stay where they are; none under the last group.
+        for place in range((len(rows) - 1) // group * group, 0, -group):
+            rows.insert(place, np.full((_GROUP_GAP, rows[0].shape[1], 3), _PAPER, np.uint8))
     return _even(np.concatenate(rows, axis=0))
 
 

@@ -79,7 +79,9 @@ def chain_figure(updates: Sequence[ChainUpdate], *, title: str = "") -> Figure:
             axes[index].tick_params(labelbottom=True)
     figure.suptitle(title, x=0.1 / width, y=1 - 0.1 / height, va="top", ha="left", fontsize=11, fontweight="bold")
     if len(shown) > 1:
-        handles, labels = axes[_first_moving(names)].get_legend_handles_labels()
+        handles, labels = max(
+            (a.get_legend_handles_labels() for a in axes[: len(names)]), key=lambda found: len(found[0])
+        )
         figure.legend(handles, labels, frameon=False, loc="lower left", ncols=_UPDATES, fontsize=8)
     return figure
 
@@ -87,10 +89,6 @@ def chain_figure(updates: Sequence[ChainUpdate], *, title: str = "") -> Figure:
 def _spread(updates: Sequence[ChainUpdate]) -> list[ChainUpdate]:
     place = np.linspace(0, len(updates) - 1, min(_UPDATES, len(updates))).round().astype(int)
     return [updates[index] for index in place]
-
-
-def _first_moving(names: Sequence[str]) -> int:
-    return next(index for index, name in enumerate(names) if name not in _FIXED)
 
 
 def _panel(axes: Axes, name: str, shown: Sequence[ChainUpdate]) -> None:
