@@ -163,6 +163,9 @@ class Policy(Protocol):
 
     A registered agent kind is a factory ``(config, group: GroupSpec, *, rows: Rows, generator, device) -> Policy``.
     `observes` says whether `observe` keeps statistics of inputs.
+
+    Optional hook, looked up by name: ``recall(batch) -> Evaluation``, what `evaluate` says of a batch under the
+    parameters that acted, from the record alone; for policies whose networks cost much.
     """
 
     rows: Rows

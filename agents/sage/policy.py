@@ -105,22 +105,36 @@ class FlowPolicy:
         steps, coefficients = self._chain_of(mode)
         if mode and self._config.mode_noise == "zero":
             x = torch.zeros_like(x)
-        states, clean = [x], x
+        states, means, clean = [x], [], x
         for k in range(steps):
             velocity = self._velocity(None, x, coefficients.s[k].to(x).expand(lead), observation)
             clean = x - float(coefficients.s[k]) * velocity
             x = coefficients.mean(x, velocity, k)
+            means.append(x)
             if coefficients.std[k] > 0:
                 noise = torch.randn(x.shape, generator=generator, device=self._device)
                 x = torch.add(x, noise, alpha=float(coefficients.std[k]))
             states.append(x)
         decoded = clean if self._config.decode == "clean" else x
-        return Action(env={self._leaf: self._to_env(decoded)}, record={"chain": torch.stack(states, 2)}, memory=None)
+        record = {"chain": torch.stack(states, 2), "mean": torch.stack(means, 2)}
+        return Action(env={self._leaf: self._to_env(decoded)}, record=record, memory=None)
 
     def evaluate(self, parameters: Parameters, batch: PolicyBatch) -> Evaluation:
         """See `marl_tr.policy.Policy`; in an environment that denoises, ``K = 1``."""
         x, x_next, step = self._transitions(batch)
-        mean = self._means(parameters, x, step, batch)
+        return self._evaluation(self._means(parameters, x, step, batch), x_next, step)
+
+    def recall(self, batch: PolicyBatch) -> Evaluation:
+        """What `evaluate` says under the parameters that acted, from the record: no network runs."""
+        _, x_next, step = self._transitions(batch)
+        mean = batch.record["mean"]
+        if not self._own:
+            mean = mean.unsqueeze(3)
+        elif batch.chain is not None:
+            mean = mean.gather(3, batch.chain.unsqueeze(-1).expand(*batch.chain.shape, mean.shape[-1]))
+        return self._evaluation(mean, x_next, step)
+
+    def _evaluation(self, mean: Tensor, x_next: Tensor, step: Tensor) -> Evaluation:
         law = ChainLaw(mean=mean, std=self._std.to(mean.dtype)[step])
         log_prob = law.surrogate(x_next) if self._surrogate else law.log_prob(x_next)
         return Evaluation(
@@ -191,15 +205,15 @@ class FlowPolicy:
         coefficients = self._chain_of(True)[1] if mode else self.coefficients
         level = self._levels[step]
         velocity = self._velocity(None, x, level, observation)
-        x_next = coefficients.mean(x, velocity, step)
+        mean = coefficients.mean(x, velocity, step)
         std = coefficients.std.to(x)[step].unsqueeze(-1)
         noise = torch.randn(x.shape, generator=generator, device=self._device)
-        x_next = x_next + std * noise
+        x_next = mean + std * noise
         decoded = x_next
         if self._config.decode == "clean":
             last = (step == self._config.steps - 1).unsqueeze(-1)
             decoded = torch.where(last, x - level.unsqueeze(-1) * velocity, x_next)
-        return Action(env={self._leaf: self._to_env(decoded)}, record={"next": x_next}, memory=None)
+        return Action(env={self._leaf: self._to_env(decoded)}, record={"next": x_next, "mean": mean}, memory=None)
 
     def _step_of(self, sigma: Tensor) -> Tensor:
         """Which step of the grid begins at the noise levels ``sigma[..., 0]``.

@@ -57,8 +57,11 @@ class Assignment:
             layout: Rows = self.learners.policy.rows
             width = layout.agents if layout.shared else 1
             advantage = advantage * weight.repeat_interleave(width, dim=1)
+        policy = self.learners.policy
         with torch.no_grad():
-            old = self.learners.policy.evaluate(self.learners.parameters(rows), batch)
+            # Ratios and divergences are from the policy that acted, which an expensive one has on record.
+            recall = getattr(policy, "recall", None)
+            old = policy.evaluate(self.learners.parameters(rows), batch) if recall is None else recall(batch)
         return Turn(
             learners=self.learners,
             rows=tuple(rows),

@@ -63,11 +63,11 @@ def play(policy: FlowPolicy, *, steps: int = 3, trajectories: int = 4) -> Policy
     noise, rows = generator(2), policy.rows.learners
     seen = torch.randn(rows, steps, trajectories, FEATURES, generator=noise)
     with torch.no_grad():
-        records = [policy.act({"observation": seen[:, t]}, None, noise).record["chain"] for t in range(steps)]
+        records = [policy.act({"observation": seen[:, t]}, None, noise).record for t in range(steps)]
     shape = (rows, steps, trajectories)
     return PolicyBatch(
         observation={"observation": seen},
-        record={"chain": torch.stack(records, 1)},
+        record={leaf: torch.stack([record[leaf] for record in records], 1) for leaf in records[0]},
         memory=None,
         starts=torch.zeros(shape, dtype=torch.bool),
         mask=torch.ones(shape, dtype=torch.bool),
@@ -132,6 +132,18 @@ def test_some_steps_of_a_chain_say_what_they_say_in_the_whole(shared: bool) -> N
     assert some.weight is not None
     torch.testing.assert_close(some.weight, whole.weight.gather(-1, chain))
     torch.testing.assert_close(some.law.std, whole.law.std.gather(-1, chain))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_what_acted_is_recalled_from_the_record(shared: bool) -> None:
+    policy = build(shared=shared)
+    batch = play(policy)
+    for chain in (None, torch.tensor([3, 0]).expand(*batch.mask.shape, 2)):
+        part = PolicyBatch(**{**vars(batch), "chain": chain})
+        recalled, evaluated = policy.recall(part), policy.evaluate(frozen(policy), part)
+        torch.testing.assert_close(recalled.log_prob, evaluated.log_prob, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(recalled.law.mean, evaluated.law.mean, rtol=1e-5, atol=1e-5)
+        assert float(policy.divergence(recalled.law, evaluated.law).max()) < 1e-8
 
 
 def test_learners_act_with_networks_of_their_own_and_evaluate_alone_as_together() -> None:
@@ -337,7 +349,10 @@ def test_in_an_environment_that_denoises_each_step_is_a_decision() -> None:
             "sigma": levels,
             "observation": seen[:, None].expand(-1, STEPS, -1, -1),
         },
-        record={"next": chain[:, :, 1:].transpose(1, 2)},
+        record={
+            "next": chain[:, :, 1:].transpose(1, 2),
+            "mean": batch.record["mean"][:, 0].transpose(1, 2),
+        },
         memory=None,
         starts=torch.zeros(1, STEPS, 6, dtype=torch.bool),
         mask=torch.ones(1, STEPS, 6, dtype=torch.bool),
@@ -347,6 +362,7 @@ def test_in_an_environment_that_denoises_each_step_is_a_decision() -> None:
     assert whole.weight is not None
     torch.testing.assert_close(evaluation.log_prob[0, :, :, 0], whole.log_prob[0, 0].T, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(evaluation.weight[0, :, :, 0], whole.weight[0, 0].T)
+    torch.testing.assert_close(step.recall(unrolled).log_prob, evaluation.log_prob, rtol=1e-4, atol=1e-4)
     with torch.no_grad():
         now = {leaf: x[:, 2] for leaf, x in unrolled.observation.items()}
         action = step.act(now, None, generator(1), mode=True)
