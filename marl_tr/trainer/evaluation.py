@@ -32,8 +32,8 @@ class Episodes:
         lengths: ``[n]`` steps.
         window: ``[n]``: mean over agents and over the last `window` steps of the reward a step, or None.
         metrics: ``{name: [n]}``: mean over an episode's steps (last `window` steps where there is one).
-        trajectories: Of the first environments: of `GALLERY` where the environment shows several (hook ``gallery``),
-            else of one.
+        trajectories: Of the first environment; where the environment shows several (hook ``gallery``) of `GALLERY`,
+            two of each cohort before more of any.
         measures: Numbers of all episodes together, from the environment's hook ``measures``.
     """
 
@@ -185,6 +185,16 @@ class _Track:
         return {leaf: np.array(x[self.copy]) for leaf, x in leaves.items()}
 
 
+def _chosen(cohort: NDArray[np.int64], count: int) -> list[int]:
+    """Copies to show, the first among them: pairs of as many cohorts ``[E]`` as there is room for."""
+    order = np.argsort(cohort, kind="stable")
+    _, first = np.unique(cohort[order], return_index=True)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order)) - np.repeat(first, np.diff([*first, len(order)]))
+    chosen = np.lexsort((np.arange(len(cohort)), rank // 2))[:count]
+    return sorted(chosen.tolist())
+
+
 def _stacked(steps: Sequence[Leaves]) -> Leaves:
     return {leaf: np.stack([step[leaf] for step in steps]) for leaf in steps[0]}
 
@@ -208,7 +218,7 @@ class _Recorder:
         self._playing: list[NDArray[np.bool_]] = []
         self._metrics: dict[str, list[NDArray[np.float64]]] = {}
         shown = getattr(env, "gallery_size", GALLERY) if hasattr(env, "gallery") else 1
-        self._tracks = [_Track(copy) for copy in range(min(shown, copies))]
+        self._tracks = [_Track(copy) for copy in _chosen(self._cohort, shown)]
         self._final: dict[str, Leaves] = {}
         for track in self._tracks:
             track.see(first.state)

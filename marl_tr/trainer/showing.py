@@ -255,7 +255,7 @@ def chain_pictures(chains: Mapping[str, Mapping[str, Sequence[float]]], *, step:
 def _show_places(folder: Path, figures: Sequence[Path], console: Console) -> None:
     for label, text in (
         ("run", folder),
-        *(("figure", path) for path in figures),
+        *(("video" if path.suffix == ".mp4" else "figure", path) for path in figures),
         ("TensorBoard", f"marl-tr tb {folder}"),
         ("audit", f"marl-tr audit {folder}"),
     ):

@@ -169,7 +169,8 @@ class VectorEnv(Protocol):
         final evaluation only.
         ``render() -> Array``: the first environment now, ``[H, W, 3]`` uint8.
         ``gallery(trajectories: Sequence[Trajectory])``: pictures and videos, as `media` gives them, of several episodes
-            together: the first 16 of an evaluation, or as many as the attribute ``gallery_size`` says.
+            together: 16 of an evaluation, or as many as the attribute ``gallery_size`` says, two of a cohort before
+            more of it.
         ``before_after(before: Sequence[Trajectory], after: Sequence[Trajectory])``: the same, of equal conditions (and
             equal noise, where actions are modes) before anything was learned and at the end of a run.
         ``measures(actions: Actions, cohort: Array) -> Mapping[str, float]``: numbers of all of an evaluation's

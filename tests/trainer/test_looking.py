@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -322,6 +323,23 @@ def test_measures_get_every_episodes_last_action_and_galleries_the_first_episode
     plain = evaluate_act(InProcessVectorEnv("counting", Counting, 40), act, seed=5, window=None)
     assert len(plain.trajectories) == 1
     assert plain.measures == {}
+
+
+class Cohorts(Hooked):
+    """In cohorts of five."""
+
+    gallery_size = 6
+
+    def reset(self, seed: int) -> Any:
+        return replace(super().reset(seed), cohort=np.arange(self.spec.num_envs) // 5)
+
+
+def test_galleries_show_two_of_a_cohort_before_more_of_it() -> None:
+    for copies, expected in ((40, [0, 1, 5, 6, 10, 11]), (10, [0, 1, 2, 3, 5, 6]), (4, [0, 1, 2, 3])):
+        env = Cohorts("counting", Counting, copies)
+        numbers = {"agent": {"action": np.arange(copies)[:, None]}}
+        episodes = evaluate_act(env, lambda step, numbers=numbers: numbers, seed=5, window=None)  # type: ignore[misc]
+        assert [int(t.actions["agent"]["action"][0, 0]) for t in episodes.trajectories] == expected
 
 
 def test_eval_draws_samples_of_the_averaged_parameters(
