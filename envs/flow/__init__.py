@@ -20,6 +20,11 @@ ENVIRONMENTS = {
 }
 
 MODELS = {
+    "moving_shapes": Entry(
+        target="marl_tr.envs.flow.models:moving_shapes",
+        summary="video transformer pretrained on flow/moving_shapes-v0, level plain (1.1 M parameters)",
+    ),
+} | {
     f"mixture_{curve}": Entry(
         target=f"marl_tr.envs.flow.mixture_velocity:{curve}_velocity",
         summary=f"exact velocity of flow/mixture-v0 with curve: {curve}",

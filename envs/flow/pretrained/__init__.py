@@ -1,0 +1,1 @@
+"""Weights of the models that come with the package."""
