@@ -103,6 +103,21 @@ def test_each_learner_has_one_chart_of_divergence_and_bound(tmp_path: Path) -> N
     assert (series.value, series.lower, series.upper) == ("eval/iqm", "eval/ci_low", "eval/ci_high")
 
 
+def test_ways_of_acting_are_on_one_chart_a_metric(tmp_path: Path) -> None:
+    sink = TensorBoardSink(tmp_path)
+    names = ["eval/iqm", "eval/sampled/jain", "eval/mode/jain", "eval/mode/kl/a", "env/jain"]
+    sink.write(Event(0, Phase.EVAL, dict.fromkeys(names, 1.0)))
+    sink.write(Event(9, Phase.EVAL, {"eval/mode/late": 1.0}))
+    sink.close()
+    (config,) = read(tmp_path).Tensors("custom_scalars__config__")
+    (part,) = (c for c in Layout.FromString(config.tensor_proto.string_val[0]).category if "acting" in c.title)
+    charts = {chart.title: chart.multiline.tag for chart in part.chart}
+    assert list(charts) == ["jain", "kl/a"]
+    tags = [*names, "eval/mode/jains"]
+    shown = {name: [t for t in tags if re.match("|".join(charts[name]), t)] for name in charts}
+    assert shown == {"jain": names[1:3], "kl/a": names[3:4]}
+
+
 @pytest.mark.parametrize("learner", ["uav_1", "a.b", "x (y)", "group/uav"])
 def test_a_learners_chart_shows_its_tags_and_no_others(learner: str) -> None:
     (chart,) = layout([learner])["trust region: divergence and its bound"].values()
