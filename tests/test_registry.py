@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +35,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, s
     return make
 
 
-@pytest.mark.parametrize("kind", [kind for kind in registry.KINDS if kind != "commands"])
+@pytest.mark.parametrize("kind", [kind for kind in registry.KINDS if kind not in ("commands", "models")])
 def test_every_built_in_has_a_summary_and_a_pydantic_model_of_its_settings(kind: str) -> None:
     assert names(kind)
     for name, entry in names(kind).items():
@@ -43,6 +44,15 @@ def test_every_built_in_has_a_summary_and_a_pydantic_model_of_its_settings(kind:
         assert model is not None
         assert issubclass(model, BaseModel)
         assert find(kind, name) == entry
+
+
+def test_every_built_in_model_has_a_summary_and_takes_the_group_alone_so_there_is_nothing_to_set() -> None:
+    assert names("models")
+    for name, entry in names("models").items():
+        assert entry.summary, name
+        assert entry.load_config() is None
+        assert len(inspect.signature(entry.load()).parameters) == 1
+        assert find("models", name) == entry
 
 
 @pytest.mark.parametrize("kind", registry.KINDS)

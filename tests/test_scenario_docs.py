@@ -33,8 +33,16 @@ from marl_tr.scenario.schema import (
     EnvSection,
     EvaluationSection,
     OptimizerSection,
+    Part,
+    PretrainingSection,
     Scenario,
     TrainerSection,
+)
+from marl_tr.scenario.velocity import (
+    LoraConfig,
+    MlpVelocityConfig,
+    ResidualVelocityConfig,
+    TransformerVelocityConfig,
 )
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scenarios.md"
@@ -42,6 +50,10 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "The file itself": Scenario,
     "env": EnvSection,
     "agents": AgentPart,
+    "network: mlp": MlpVelocityConfig,
+    "network: residual": ResidualVelocityConfig,
+    "network: transformer": TransformerVelocityConfig,
+    "network.lora": LoraConfig,
     "advantage": AdvantageSection,
     "optimizer": OptimizerSection,
     "regularisers: position": PositionConfig,
@@ -53,6 +65,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "regularisers.weight: controller": ControllerWeight,
     "trainer": TrainerSection,
     "evaluation": EvaluationSection,
+    "pretraining": PretrainingSection,
     "critic.fit: trust_region": TrustRegionFitConfig,
     "critic.fit: adam": AdamFitConfig,
 }
@@ -68,6 +81,16 @@ def built_in(kind: str) -> Iterator[tuple[str, type[BaseModel]]]:
 def documented() -> list[tuple[str, type[BaseModel]]]:
     parts = [(f"{section}: {name}", model) for section, kind in PARTS.items() for name, model in built_in(kind)]
     return [*SECTIONS.items(), *parts, *((f"env.config: {name}", model) for name, model in built_in("envs"))]
+
+
+def nested(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """The models that a field of `model` may hold."""
+    open_types = [field.annotation for field in model.model_fields.values()]
+    while open_types:
+        annotation = open_types.pop()
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield annotation
+        open_types += typing.get_args(annotation)
 
 
 def row_start(name: str, field: FieldInfo) -> str:
@@ -128,12 +151,18 @@ def _type(annotation: Any) -> tuple[str, bool]:
     if origin in (types.UnionType, typing.Union):
         kinds = [_type(argument)[0] for argument in arguments if argument is not type(None)]
         return " or ".join(dict.fromkeys(kinds)), type(None) in arguments
+    if origin is tuple:
+        return f"list of {len(arguments)} {_plural(arguments[0])}", False
     if origin is list:
-        inner = _type(arguments[0])[0]
-        return "list of " + {"whole number": "whole numbers", "mapping": "mappings"}.get(inner, inner), False
+        return f"list of {_plural(arguments[0])}", False
     if origin is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         return "mapping", False
     return {int: "whole number", float: "number", str: "text", bool: "`true` or `false`"}[annotation], False
+
+
+def _plural(annotation: Any) -> str:
+    one = _type(annotation)[0]
+    return f"{one}s" if one in ("whole number", "number", "mapping") else one
 
 
 def _number(value: Any) -> str:
@@ -164,6 +193,12 @@ def test_every_field_has_a_row_with_the_range_and_default_of_its_model(heading: 
     assert [row[: len(start)] for row, start in zip(rows, expected, strict=False)] == expected
     assert len(rows) == len(expected)
     assert all(row.removesuffix("|")[len(start) :].strip() for row, start in zip(rows, expected, strict=True))
+
+
+def test_every_mapping_that_a_documented_field_may_hold_has_a_table_too() -> None:
+    models = {model for _, model in documented()}
+    # The fields of a part are those of its kind, which come from the registry.
+    assert {inner for model in models for inner in nested(model)} - models - {Part} == set()
 
 
 def test_the_presets_table_says_what_the_presets_fill_in() -> None:
