@@ -22,9 +22,9 @@ from marl_tr.errors import Diverged, Interrupted, UserError
 from marl_tr.events.strict_json import dumps
 from marl_tr.nn.flow_matching import ode_samples
 from marl_tr.nn.velocity import build_velocity, event_shape
-from marl_tr.nn.velocity_config import MlpVelocityConfig, ResidualVelocityConfig, TransformerVelocityConfig
 from marl_tr.scenario import resolved
 from marl_tr.scenario.schema import AgentPart, PretrainingSection, Scenario
+from marl_tr.scenario.velocity import MlpVelocityConfig, ResidualVelocityConfig, TransformerVelocityConfig
 from marl_tr.trainer.build import build_env, device_of
 from marl_tr.trainer.checkpoint import CheckpointError, expect, load_checkpoint, save_checkpoint
 from marl_tr.trainer.lock import locked
