@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flow_runs import HERE, bootstrap, commit, read_rows, run_all
+from flow_runs import HERE, bootstrap, read_rows, run_all
 from numpy.typing import NDArray
 
 from marl_tr.analysis.plots import save_figure
@@ -144,7 +144,7 @@ def regularisers(run: dict[str, Any]) -> list[dict[str, Any]]:
 def summary(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "command": "python benchmarks/flow_regions.py " + " ".join(sys.argv[1:]),
-        "commit": commit(),
+        "commits": sorted({row.get("commit", "unknown") for row in rows}),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread a run",
         "load": [min(row["load"][0] for row in rows), max(row["load"][1] for row in rows)],
@@ -325,7 +325,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     """Rows: without and with bounds; columns: reward, drift, reward against both measures of distance, the sawtooth."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15, 6.2), dpi=100, layout="constrained")
+    figure = Figure(figsize=(15, 6.2), dpi=84, layout="constrained")
     axes = figure.subplots(2, 5)
     for row, bounded in enumerate((False, True)):
         for c in (c for c in results["cells"] if c["bounded"] is bounded):

@@ -108,7 +108,7 @@ def run_all(jobs: Sequence[Mapping[str, Any]], rows: Path, *, parallel: int) -> 
                 return
             row = json.loads(process.stdout.splitlines()[-1])
             with rows.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"run": job["run"], **row}) + "\n")
+                file.write(json.dumps({"run": job["run"], "commit": commit(), **row}) + "\n")
             print(f"{job['run']} {row['wall_s']:.0f} s", flush=True)
 
     with ThreadPoolExecutor(parallel) as pool:

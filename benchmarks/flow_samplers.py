@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flow_runs import HERE, bootstrap, commit, read_rows, run_all
+from flow_runs import HERE, bootstrap, read_rows, run_all
 from flow_samplers_figures import DECODES, POLICIES, SAMPLERS, draw_curves, draw_plane
 from numpy.typing import NDArray
 
@@ -195,7 +195,7 @@ def summary(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> dict[s
     }
     return {
         "command": "python benchmarks/flow_samplers.py " + " ".join(sys.argv[1:]),
-        "commit": commit(),
+        "commits": sorted({row.get("commit", "unknown") for row in rows}),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread a run",
         "load": [min(row["load"][0] for row in rows), max(row["load"][1] for row in rows)],
