@@ -22,6 +22,14 @@ THRESHOLDS = [
     ("simple_spread", [], "eval/mode/mean", -22.0),
     # The demo: untrained agents earn about 0.28, k-means at full power 0.718.
     ("uav_quick", [], "eval/sampled/window_mean", 0.5),
+    # Flow policies: as the explicit ones; random play earns 0.32 a slot on the UAV task.
+    ("flow_pendulum", [], "eval/sampled/mean", -250.0),
+    ("flow_uav", [], "eval/sampled/window_mean", 0.5),
+    # Samples of the data earn 0.79, the preferred points 1.
+    ("sage_mixture", [], "eval/mode/mean", 0.95),
+    ("sage_steps", [], "eval/mode/mean", 0.95),
+    # In standard deviations of the pretrained model's samples, which earn about 0.
+    ("sage_quick", [], "eval/mode/overall", 0.0),
 ]
 
 
