@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -44,8 +45,8 @@ class FlowPolicy:
         device: Where the networks live.
 
     Raises:
-        UserError: The action space is not one Box, or the environment's steps are no denoising steps although the
-            chain is to be the environment's.
+        UserError: The action space is not one Box; or no step of the chain is stochastic; or the environment's steps
+            are no denoising steps although the chain is to be the environment's.
     """
 
     capabilities = frozenset({Capability.LOG_PROB, Capability.KL})
@@ -75,9 +76,12 @@ class FlowPolicy:
         )
         self.sigmas = sigma_grid(config.steps, config.shift)
         self.coefficients = self.sampler.coefficients(self.sigmas)
+        if not bool(self.coefficients.stochastic.any()):
+            raise UserError(_no_likelihood(config))
         self._surrogate = config.sampler == "cps" and config.cps_log_prob == "surrogate"
         self._std = self.coefficients.std.float().to(device)
         self._levels = self.coefficients.s.float().to(device)
+        self._pairs = torch.stack([self.coefficients.s, self.coefficients.s_next], -1).float().to(device)
         self.weights = self._chain_weights().float().to(device)
 
     @property
@@ -172,7 +176,7 @@ class FlowPolicy:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """The trained parameters, and sums of what is not trained, by which another model is recognised."""
+        """The trained parameters, and hashes of what is not trained, by which another model is recognised."""
         return {"module": dict(self.module.state_dict()), "frozen": self._fingerprint()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -216,17 +220,20 @@ class FlowPolicy:
         return Action(env={self._leaf: self._to_env(decoded)}, record={"next": x_next, "mean": mean}, memory=None)
 
     def _step_of(self, sigma: Tensor) -> Tensor:
-        """Which step of the grid begins at the noise levels ``sigma[..., 0]``.
+        """Which step of the grid leads from the noise level ``sigma[..., 0]`` to ``sigma[..., 1]``.
 
         Raises:
             UserError: None does: the environment's grid is another.
         """
-        gap = (sigma[..., :1] - self._levels.to(sigma.dtype)).abs()
+        # Both levels: a grid of half as many steps has every other of ours.
+        gap = (sigma.unsqueeze(-2) - self._pairs.to(sigma.dtype)).abs().amax(-1)
         nearest = gap.min(-1)
-        if bool((nearest.values > 1e-4).any()):
+        wrong = nearest.values > 1e-5
+        if bool(wrong.any()):
+            level, following = sigma[wrong][0].tolist()
             raise UserError(
-                f"the environment denoises at level {float(sigma[..., 0].flatten()[0]):.4f}, which is none of the "
-                f"policy's {self._config.steps} steps with shift {self._config.shift:g}; give agents and env.config "
+                f"the environment denoises from level {level:.4f} to {following:.4f}, which is none of the policy's "
+                f"{self._config.steps} steps with shift {self._config.shift:g}; give agents and env.config "
                 "the same 'steps' and 'shift'"
             )
         return nearest.indices
@@ -297,8 +304,9 @@ class FlowPolicy:
             x = (low + high) / 2 + x.clamp(-1, 1) * (high - low) / 2
         return x.reshape(*x.shape[:2], *self._box.shape).to(torch.float32)
 
-    def _fingerprint(self) -> dict[str, float]:
-        return {name: float(value.double().sum()) for name, value in self.module.frozen.items()}
+    def _fingerprint(self) -> dict[str, str]:
+        # Of the bytes: sums depend on the device and on the number of threads that made them.
+        return {name: _sha256(value) for name, value in self.module.frozen.items()}
 
 
 def make(
@@ -306,6 +314,11 @@ def make(
 ) -> FlowPolicy:
     """The registered factory of agent kind ``flow``."""
     return FlowPolicy(config, group, rows=rows, generator=generator, device=device)
+
+
+def _sha256(value: Tensor) -> str:
+    flat = value.detach().cpu().contiguous().flatten()
+    return hashlib.sha256(flat.view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def _box_of(group: GroupSpec) -> tuple[str, spaces.Box]:
@@ -317,6 +330,16 @@ def _box_of(group: GroupSpec) -> tuple[str, spaces.Box]:
             + "; use agents of kind 'gaussian'"
         )
     return leaf, space
+
+
+def _no_likelihood(config: FlowConfig) -> str:
+    where = f"its {config.steps} step{'s' if config.steps > 1 else ''}"
+    if config.sde_window is not None:
+        where = f"the steps {list(config.sde_window)} of sde_window"
+    return (
+        f"the {config.sampler!r} sampler draws no noise in {where} (its last step is deterministic), so that there is "
+        "no likelihood to learn from; use more steps, an earlier window, or sampler 'sage'"
+    )
 
 
 def _check_denoising(group: GroupSpec, box: spaces.Box) -> None:

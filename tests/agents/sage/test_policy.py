@@ -13,6 +13,7 @@ from torch import Tensor
 
 from marl_tr.agents.sage.config import FlowConfig
 from marl_tr.agents.sage.policy import FlowPolicy, make
+from marl_tr.agents.sage.sampler import sigma_grid
 from marl_tr.errors import UserError
 from marl_tr.objective.config import ClippedRatioConfig, SurrogateConfig
 from marl_tr.objective.ratio import ClippedRatio, Surrogate
@@ -380,6 +381,38 @@ def test_another_grid_than_the_environments_is_refused() -> None:
     }
     with pytest.raises(UserError, match=r"level 0\.4500.* 4 steps with shift 3; give agents and env\.config the same"):
         policy.act(seen, None, generator())
+    # A grid of half as many steps has only levels that the policy's has too, and other steps.
+    coarse = sigma_grid(2, 3.0)[:2].float()
+    with pytest.raises(UserError, match=r"from level 1\.0000 to 0\.7500"):
+        policy.act({**seen, "sigma": coarse.expand(1, 2, 2)}, None, generator())
+
+
+@pytest.mark.parametrize(
+    ("settings", "where"),
+    [
+        ({"sampler": "precise", "steps": 1}, r"its 1 step "),
+        ({"sampler": "cps", "sde_window": (STEPS - 1, STEPS)}, r"the steps \[4, 5\] of sde_window"),
+    ],
+)
+def test_a_chain_without_a_stochastic_step_is_refused(settings: dict[str, Any], where: str) -> None:
+    with pytest.raises(UserError, match=rf"draws no noise in {where}.*no likelihood to learn from"):
+        build(**settings)
+    build(**{**settings, "sampler": "sage"})
+
+
+def test_a_frozen_model_is_recognised_by_its_values_however_they_are_summed() -> None:
+    of = group(condition=spaces.Box(0, 1, (4,)))
+    circle = {"kind": "residual", "base": "mixture_circle", "hidden": [8]}
+    policy, other = build(of=of, network=circle), build(of=of, network={**circle, "base": "mixture_moons"})
+    state = policy.state_dict()
+    # The same values in another order have the same sum and are another model.
+    swapped = build(of=of, network=circle)
+    means = swapped.module.frozen["base.means"]
+    means.copy_(means.flip(0).clone())
+    for stranger in (other, swapped):
+        with pytest.raises(UserError, match="is not the one this checkpoint was made with"):
+            stranger.load_state_dict(state)
+    build(of=of, network=circle).load_state_dict(state)
 
 
 def test_spaces_that_do_not_suit_are_refused_with_the_reason() -> None:
