@@ -9,7 +9,8 @@ Nothing here knows a name. Config models say what they are by class attributes, 
 - an agent's: ``capabilities: frozenset[str]`` out of `log_prob`, `kl`, `mass`, `sample_distance` (not
   declared: not
   checked);
-- an environment's: ``shared_reward: bool`` (a property): all agents already get the same reward.
+- an environment's: ``shared_reward: bool`` (a property): all agents already get the same reward; ``cohort: int``:
+  how many of its copies, training's or an evaluation's, are compared with each other.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def cross_checks(document: Document, checked: Validated) -> list[Problem]:
         *_sharing(document, checked),
         *_capabilities(document, checked),
         *_regularisers(document, checked),
+        *_cohorts(document, checked),
     ]
 
 
@@ -124,6 +126,24 @@ def _regularisers(document: Document, checked: Validated) -> list[Problem]:
                 )
                 problems.append(document.problem(("regularisers", position), message))
     return problems
+
+
+def _cohorts(document: Document, checked: Validated) -> list[Problem]:
+    """Numbers of copies that cohorts do not fit into; the last of them would be met at the end of the run."""
+    cohort, scenario = getattr(checked.env_config, "cohort", 1), checked.scenario
+    if scenario is None:
+        return []
+    evaluation = scenario.evaluation
+    numbers: dict[Path, int] = {
+        ("env", "num_envs"): scenario.env.num_envs,
+        ("evaluation", "episodes"): evaluation.episodes,
+        ("evaluation", "final_episodes"): evaluation.final_episodes,
+    }
+    return [
+        document.problem(path, f"{number} copies cannot be split into cohorts of {cohort}; choose a multiple of it")
+        for path, number in numbers.items()
+        if number % cohort
+    ]
 
 
 def _agents(document: Document) -> list[tuple[Path, dict[str, Any]]]:

@@ -95,3 +95,13 @@ def test_a_sequence_of_updates_on_selfish_rewards_is_warned_of(overrides: list[s
     warnings = scenario_warnings(load_scenario("uav_team", overrides))
     assert len(warnings) == count
     assert all("env: {reward: mean}" in warning for warning in warnings)
+
+
+def test_numbers_of_copies_that_cohorts_do_not_fit_into_are_refused_before_the_run(problems: Load) -> None:
+    text = EXPLICIT.replace("{id: uav/downlink-v0}", "{id: flow/mixture-v0, num_envs: 12, config: {cohort: 4}}")
+    assert problems(text) == []
+    found = problems(text, ("env.num_envs=10", "evaluation.episodes=9", "evaluation.final_episodes=255"))
+    said = sorted(str(problem).partition("choose")[0] for problem in found)
+    assert len(said) == 3
+    for number, where in ((10, "env.num_envs"), (9, "evaluation.episodes"), (255, "evaluation.final_episodes")):
+        assert any(where in line and f"{number} copies cannot be split into cohorts of 4" in line for line in said)
