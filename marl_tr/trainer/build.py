@@ -19,7 +19,7 @@ from marl_tr.rollout.team import Team
 from marl_tr.scenario.schema import AgentPart, Scenario
 from marl_tr.schedule.assignment import Schedule
 from marl_tr.trainer.seeding import make_generator
-from marl_tr.vector import VectorEnv, make_vector_env
+from marl_tr.vector import InProcessVectorEnv, VectorEnv, make_vector_env
 from marl_tr.vector.contract import EnvSpec, GroupSpec
 
 __all__ = ["Player", "build_critic", "build_env", "build_players", "build_schedule", "device_of", "unselected"]
@@ -60,7 +60,10 @@ def device_of(scenario: Scenario) -> torch.device:
 
 def build_env(scenario: Scenario, *, num_envs: int, render: bool = False) -> VectorEnv:
     """The scenario's environment in `num_envs` copies."""
-    return make_vector_env(scenario.env.id, num_envs=num_envs, config=scenario.env.settings, render=render)
+    env = make_vector_env(scenario.env.id, num_envs=num_envs, config=scenario.env.settings, render=render)
+    if isinstance(env, InProcessVectorEnv):
+        env.rewards_may_fail = scenario.advantage.failed == "exclude"
+    return env
 
 
 def build_players(scenario: Scenario, spec: EnvSpec) -> tuple[Player, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class Episodes:
         trajectories: Of the first environment; where the environment shows several (hook ``gallery``) of `GALLERY`,
             two of each cohort before more of any.
         measures: Numbers of all episodes together, from the environment's hook ``measures``.
+        failed: Episodes that were played and are left out of the arrays, because their reward is not finite.
     """
 
     returns: NDArray[np.float64]
@@ -43,6 +44,26 @@ class Episodes:
     metrics: dict[str, NDArray[np.float64]]
     trajectories: tuple[Trajectory, ...]
     measures: dict[str, float] = field(default_factory=dict)
+    failed: int = 0
+
+    @property
+    def played(self) -> int:
+        """How many episodes there were."""
+        return len(self.returns) + self.failed
+
+    def without_failed(self) -> Episodes:
+        """Those whose return is finite; `trajectories` and `measures` stay as they are."""
+        kept = np.isfinite(self.returns)
+        if kept.all():
+            return self
+        return replace(
+            self,
+            returns=self.returns[kept],
+            lengths=self.lengths[kept],
+            window=None if self.window is None else self.window[kept],
+            metrics={name: values[kept] for name, values in self.metrics.items()},
+            failed=self.failed + int((~kept).sum()),
+        )
 
     @property
     def trajectory(self) -> Trajectory:
@@ -246,10 +267,13 @@ class _Recorder:
         counts = last.sum(0)
         measured = self._env.measures(self._final, self._cohort) if hasattr(self._env, "measures") else {}
         return Episodes(
-            returns=(rewards * playing).sum(0),
+            # Not a product: what is paid after an episode's end may be NaN.
+            returns=np.where(playing, rewards, 0).sum(0),
             lengths=lengths,
-            window=None if window is None else (rewards * last).sum(0) / counts,
-            metrics={name: (np.stack(values) * last).sum(0) / counts for name, values in self._metrics.items()},
+            window=None if window is None else np.where(last, rewards, 0).sum(0) / counts,
+            metrics={
+                name: np.where(last, np.stack(values), 0).sum(0) / counts for name, values in self._metrics.items()
+            },
             trajectories=tuple(track.trajectory() for track in self._tracks),
             measures={name: float(value) for name, value in measured.items()},
         )

@@ -59,7 +59,7 @@ class FirstEvaluation:
         policy = "mode" if "mode" in results else next(iter(results))
         return cls(
             seed=seed,
-            count=len(results[policy].returns),
+            count=results[policy].played,
             policy=policy,
             metrics={
                 name: {

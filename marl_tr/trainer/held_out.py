@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from marl_tr.errors import Diverged
 from marl_tr.scenario.schema import Scenario
 from marl_tr.trainer.build import Player, build_env, device_of
 from marl_tr.trainer.evaluation import Episodes, evaluate_act, evaluate_policies, summarise
@@ -64,7 +65,8 @@ class HeldOut:
         env: Any = self._make(episodes)
         try:
             for reference in env.references():
-                results[reference.name] = evaluate_act(env, reference.act, seed=settings.seed, window=settings.window)
+                played = evaluate_act(env, reference.act, seed=settings.seed, window=settings.window)
+                results[reference.name] = self._usable(reference.name, played)
         finally:
             env.close()
         return results
@@ -108,7 +110,7 @@ class HeldOut:
             return {}, {}
         settings = self._scenario.evaluation
         after = results.get(first.policy)
-        if after is None or len(after.returns) != first.count or settings.seed != first.seed:
+        if after is None or after.played != first.count or settings.seed != first.seed:
             after = self._evaluate(first.policy, first.count, first.seed)
         return _drawn(env.before_after(first.trajectories, after.trajectories), "media", slow=slow)
 
@@ -119,7 +121,7 @@ class HeldOut:
 
     def _evaluate(self, policy: str, episodes: int, seed: int) -> Episodes:
         with averaged(self._players):
-            return evaluate_policies(
+            played = evaluate_policies(
                 [player.team for player in self._players],
                 self._make,
                 episodes=episodes,
@@ -128,6 +130,24 @@ class HeldOut:
                 window=self._scenario.evaluation.window,
                 device=device_of(self._scenario),
             )
+        return self._usable(policy, played)
+
+    def _usable(self, policy: str, played: Episodes) -> Episodes:
+        """The episodes without those whose reward failed, where the scenario says so.
+
+        Raises:
+            Diverged: A reward is not finite, and the scenario does not say so, or no episode is left.
+        """
+        usable = played.without_failed()
+        if usable.failed and self._scenario.advantage.failed != "exclude":
+            raise Diverged(
+                f"evaluation of {policy!r}: the rewards of {usable.failed} of {usable.played} held-out episodes are "
+                "not finite; the environment paid them ('marl-tr check-env'), or its reward model failed on a sample "
+                "('advantage: {failed: exclude}' leaves such episodes out)"
+            )
+        if len(usable.returns) == 0:
+            raise Diverged(f"evaluation of {policy!r}: no held-out episode has a finite reward")
+        return usable
 
     def _make(self, copies: int) -> VectorEnv:
         return build_env(self._scenario, num_envs=copies)
@@ -156,6 +176,8 @@ def headline(results: Mapping[str, Episodes], scenario: Scenario) -> dict[str, f
         scalars |= {f"eval/{policy}/{name}": float(values.mean()) for name, values in episodes.metrics.items()}
         scalars |= {f"eval/{policy}/{name}": value for name, value in episodes.measures.items()}
         scalars |= {f"eval/{policy}/iqm": summary.iqm, f"eval/{policy}/mean": summary.mean}
+        if episodes.failed:
+            scalars[f"eval/{policy}/failed_episodes"] = float(episodes.failed)
         scalars[f"eval/{policy}/length"] = float(np.mean(episodes.lengths))
         if episodes.window is not None:
             scalars[f"eval/{policy}/window_mean"] = float(episodes.window.mean())

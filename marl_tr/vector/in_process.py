@@ -42,6 +42,9 @@ class InProcessVectorEnv:
         num_envs: ``E``.
         first: Makes copy 0 in place of `factory` (used for a copy that renders).
 
+    Attributes:
+        rewards_may_fail: A reward that is not finite is passed on, and is no `NotFiniteData`.
+
     Raises:
         NotAnEnvironment: `factory` returns something else, or the same object twice.
         UnsupportedSpace: A space that no adapter exists for; names the agent.
@@ -75,6 +78,7 @@ class InProcessVectorEnv:
         self._copies = [EnvironmentCopy(env, index, self._groups, env_id) for index, env in enumerate(envs)]
         self._logs = [ReplayLog() for _ in envs]
         self._state_size = _probe_state(envs[0], env_id)
+        self.rewards_may_fail = False
         self._seed: int | None = None
         self._episode = np.zeros(num_envs, dtype=np.int64)
         state = {} if self._state_size is None else {"state": spaces.Box(-np.inf, np.inf, (self._state_size,))}
@@ -218,6 +222,8 @@ class InProcessVectorEnv:
 
     def _check_finite(self, observation: list[Array], reward: list[Array], state: Array | None) -> None:
         for field, arrays in (("observation", observation), ("reward", reward)):
+            if field == "reward" and self.rewards_may_fail:
+                continue
             for group, array in zip(self._groups, arrays, strict=True):
                 if not np.isfinite(array).all():
                     index, agent = np.argwhere(~np.isfinite(array))[0][:2]
