@@ -28,8 +28,8 @@ THRESHOLDS = [
     # Samples of the data earn 0.79, the preferred points 1.
     ("sage_mixture", [], "eval/mode/mean", 0.95),
     ("sage_steps", [], "eval/mode/mean", 0.95),
-    # In standard deviations of the pretrained model's samples, which earn about 0.
-    ("sage_quick", [], "eval/mode/overall", 0.0),
+    # In standard deviations of the pretrained model with ten steps; with four it earns -1.09 before training.
+    ("sage_quick", [], "eval/mode/overall", -0.95),
 ]
 
 
