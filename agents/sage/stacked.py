@@ -66,6 +66,6 @@ class StackedNetworks(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> StackedNetworks:
         """Moves to other devices take along what is not registered."""
-        self._structure[0]._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        super()._apply(fn, recurse)
+        self._structure[0]._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self

@@ -9,9 +9,9 @@ from torch.func import functional_call
 
 from marl_tr.errors import UserError
 from marl_tr.nn.transformer import TransformerVelocity, build_transformer, known_architectures, new_transformer
-from marl_tr.scenario.velocity import LoraConfig, TransformerVelocityConfig
 from marl_tr.nn.velocity_files import load_velocity_file, save_velocity_file, tensors_sha256, velocity_file_info
 from marl_tr.registry import Entry, register
+from marl_tr.scenario.velocity import LoraConfig, TransformerVelocityConfig
 from marl_tr.trainer.checkpoint import CheckpointError
 from marl_tr.vector.contract import GroupSpec
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from marl_tr.errors import UserError
 from marl_tr.nn.velocity import MlpVelocity, build_velocity
-from marl_tr.scenario.velocity import MlpVelocityConfig, ResidualVelocityConfig
 from marl_tr.registry import Entry, register
+from marl_tr.scenario.velocity import MlpVelocityConfig, ResidualVelocityConfig
 from marl_tr.vector.contract import GroupSpec
 
 

@@ -18,9 +18,9 @@ from marl_tr.cli import main
 from marl_tr.errors import Diverged, UserError
 from marl_tr.nn.flow_matching import random_levels
 from marl_tr.nn.velocity import build_velocity
-from marl_tr.scenario.velocity import MlpVelocityConfig
 from marl_tr.nn.velocity_files import load_velocity_file, velocity_file_info
 from marl_tr.scenario.schema import PretrainingSection
+from marl_tr.scenario.velocity import MlpVelocityConfig
 from marl_tr.trainer.checkpoint import load_checkpoint
 from marl_tr.trainer.pretrain import checkpoint_of, log_of, pretrain
 from marl_tr.trainer.pretraining import Pretraining, share_of_rate
