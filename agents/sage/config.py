@@ -70,4 +70,6 @@ class FlowConfig(Strict):
             raise ValueError(f"eta of sampler 'cps' is a share of a right angle, at most 1, not {self.eta:g}")
         if self.chain == "environment" and self.mode_steps is not None:
             raise ValueError("mode_steps is for chain 'own'; the environment's own chain has a fixed number of steps")
+        if self.chain == "environment" and self.mode_noise == "zero":
+            raise ValueError("mode_noise is for chain 'own'; where the environment denoises, it draws the first noise")
         return self

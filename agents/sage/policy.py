@@ -46,7 +46,7 @@ class FlowPolicy:
 
     Raises:
         UserError: The action space is not one Box; or no step of the chain is stochastic; or the environment's steps
-            are no denoising steps although the chain is to be the environment's.
+            are no denoising steps although the chain is to be the environment's, or the other way round.
     """
 
     capabilities = frozenset({Capability.LOG_PROB, Capability.KL})
@@ -60,8 +60,7 @@ class FlowPolicy:
         self._config, self._device = config, device
         self._leaf, self._box = _box_of(group)
         self._own = config.chain == "own"
-        if not self._own:
-            _check_denoising(group, self._box)
+        _check_chain(config, group, self._box)
         self._condition = tuple(leaf for leaf in group.observation if self._own or leaf not in (LATENT, SIGMA))
         seen = replace(group, observation={leaf: group.observation[leaf] for leaf in self._condition})
         networks = [build_velocity(config.network, seen, generator) for _ in range(rows.learners)]
@@ -342,9 +341,20 @@ def _no_likelihood(config: FlowConfig) -> str:
     )
 
 
-def _check_denoising(group: GroupSpec, box: spaces.Box) -> None:
+def _check_chain(config: FlowConfig, group: GroupSpec, box: spaces.Box) -> None:
+    """That whoever is to run the chain does.
+
+    Raises:
+        UserError: The environment's steps are no denoising steps although they are to be, or the other way round.
+    """
     latent, sigma = group.observation.get(LATENT), group.observation.get(SIGMA)
-    if latent is None or latent.shape != box.shape or sigma is None or sigma.shape != (2,):
+    denoises = latent is not None and latent.shape == box.shape and sigma is not None and sigma.shape == (2,)
+    if config.chain == "own" and denoises:
+        raise UserError(
+            f"group {group.name!r} shows {LATENT!r} and {SIGMA!r}: its environment denoises by itself, one step at a "
+            "time; set agents.chain: environment, or the environment's view to whole samples"
+        )
+    if config.chain == "environment" and not denoises:
         shown = ", ".join(f"{leaf} {space.shape}" for leaf, space in group.observation.items())
         raise UserError(
             f"chain: environment needs observation leaves {LATENT!r} of the action's shape {box.shape} and {SIGMA!r} "

@@ -421,6 +421,8 @@ def test_spaces_that_do_not_suit_are_refused_with_the_reason() -> None:
         build(of=discrete)
     with pytest.raises(UserError, match=r"leaves 'latent' of the action's shape \(2,\) and 'sigma'"):
         build(chain="environment")
+    with pytest.raises(UserError, match=r"denoises by itself, one step at a time; set agents\.chain"):
+        build(of=denoising_group())
 
 
 @pytest.mark.parametrize(
@@ -430,6 +432,7 @@ def test_spaces_that_do_not_suit_are_refused_with_the_reason() -> None:
         ({"eta": -0.1}, "greater than 0"),
         ({"sde_window": (2, 6)}, "start < stop <= steps = 5"),
         ({"chain": "environment", "mode_steps": 3}, "mode_steps is for chain 'own'"),
+        ({"chain": "environment", "mode_noise": "zero"}, "mode_noise is for chain 'own'"),
         ({"sampler": "ode"}, "sage"),
     ],
 )
