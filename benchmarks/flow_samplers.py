@@ -41,6 +41,10 @@ Array = NDArray[np.float64]
 RESULTS = HERE / "results" / "flow_samplers.json"
 FIGURES = HERE.parent / "docs" / "img"
 COHORT = 8
+EITHER = ("cps", "precise")
+"""Samplers whose decode modes are the same."""
+NOISELESS = ("cps", "precise")
+"""Samplers that end without noise."""
 ACCURACIES = ("shape_accuracy", "direction_accuracy", "speed_accuracy")
 
 
@@ -51,7 +55,7 @@ def main() -> None:
         if not arguments.summarise:
             run_all(jobs, arguments.rows, parallel=arguments.jobs)
         wanted = [j["run"] for j in jobs]
-        rows = [row for row in read_rows(arguments.rows) if row["run"] in wanted]
+        rows = both_ways([row for row in read_rows(arguments.rows) if row["run"] in wanted], arguments.decodes)
         if not rows:
             raise SystemExit(f"{arguments.rows} holds none of these runs yet")
         arguments.results.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +99,10 @@ def parsed() -> argparse.Namespace:
 
 
 def planned(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """All runs, a whole seed first; with equal eta sage is its own match and runs once."""
+    """All runs, a whole seed first; with equal eta sage is its own match and runs once.
+
+    So do samplers whose last step has no noise: their last state is the last clean estimate.
+    """
     digest = model_digest(arguments.model)
     return [
         job(sampler, decode, policy, seed, digest, arguments)
@@ -103,8 +110,14 @@ def planned(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         for policy in arguments.policies
         for decode in arguments.decodes
         for sampler in arguments.only
-        if policy == "same" or sampler != "sage"
+        if (policy == "same" or sampler != "sage") and (decode == arguments.decodes[0] or sampler not in NOISELESS)
     ]
+
+
+def both_ways(rows: list[dict[str, Any]], decodes: list[str]) -> list[dict[str, Any]]:
+    """The rows, and those of samplers without a noisy last step under every way of decoding."""
+    same = [{**row, "run": {**row["run"], "decode": d}} for row in rows for d in decodes if row["run"]["decode"] != d]
+    return rows + [row for row in same if row["run"]["sampler"] in NOISELESS]
 
 
 def job(
@@ -188,10 +201,16 @@ def model_digest(model: str) -> str:
 
 def summary(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> dict[str, Any]:
     sampled = arguments.steps * arguments.copies * arguments.chain
-    keys = [(policy, decode, sampler) for policy in POLICIES for decode in DECODES for sampler in SAMPLERS]
     groups = {
-        key: [row for row in rows if (row["run"]["policy"], row["run"]["decode"], row["run"]["sampler"]) == key]
-        for key in keys
+        (policy, decode, sampler): [
+            row
+            for row in rows
+            if (row["run"]["policy"], row["run"]["sampler"]) == (policy, sampler)
+            and (row["run"]["decode"] == decode or sampler in EITHER)
+        ]
+        for policy in POLICIES
+        for decode in arguments.decodes
+        for sampler in SAMPLERS
     }
     return {
         "command": "python benchmarks/flow_samplers.py " + " ".join(sys.argv[1:]),
@@ -222,7 +241,7 @@ def summary(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> dict[s
         "held_out_samples": arguments.episodes,
         "network_evaluations": {"sampling": sampled, "gradient": sampled * arguments.epochs},
         "matched_eta": {sampler: matched_eta(sampler, arguments) for sampler in SAMPLERS},
-        "cells": [cell(own, _sage(groups, key)) for key, own in groups.items() if own],
+        "cells": [{**cell(own, _sage(groups, key)), "decode": key[1]} for key, own in groups.items() if own],
     }
 
 

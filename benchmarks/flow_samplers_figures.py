@@ -35,6 +35,7 @@ def draw_plane(results: dict[str, Any], path: Path) -> None:
             decoded = "last state" if decode == "latent" else "last clean estimate"
             axis.set_title(f"{samples}; rollouts decode the {decoded}", loc="left", fontsize=10)
             change = "change of the distance" if way == "ode" else "distance after training,"
+            axis.locator_params(axis="x", nbins=5)
             axis.set_xlabel(f"{change} to the nearest legal clip")
             axis.set_ylabel("gain in reward B")
             axis.grid(color="#eeeeee", linewidth=0.8)
