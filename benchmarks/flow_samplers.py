@@ -41,10 +41,8 @@ Array = NDArray[np.float64]
 RESULTS = HERE / "results" / "flow_samplers.json"
 FIGURES = HERE.parent / "docs" / "img"
 COHORT = 8
-EITHER = ("cps", "precise")
-"""Samplers whose decode modes are the same."""
 NOISELESS = ("cps", "precise")
-"""Samplers that end without noise."""
+"""Samplers that end without noise: their decode modes are the same."""
 ACCURACIES = ("shape_accuracy", "direction_accuracy", "speed_accuracy")
 
 
@@ -55,7 +53,7 @@ def main() -> None:
         if not arguments.summarise:
             run_all(jobs, arguments.rows, parallel=arguments.jobs)
         wanted = [j["run"] for j in jobs]
-        rows = both_ways([row for row in read_rows(arguments.rows) if row["run"] in wanted], arguments.decodes)
+        rows = [row for row in read_rows(arguments.rows) if row["run"] in wanted]
         if not rows:
             raise SystemExit(f"{arguments.rows} holds none of these runs yet")
         arguments.results.parent.mkdir(parents=True, exist_ok=True)
@@ -112,12 +110,6 @@ def planned(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         for sampler in arguments.only
         if (policy == "same" or sampler != "sage") and (decode == arguments.decodes[0] or sampler not in NOISELESS)
     ]
-
-
-def both_ways(rows: list[dict[str, Any]], decodes: list[str]) -> list[dict[str, Any]]:
-    """The rows, and those of samplers without a noisy last step under every way of decoding."""
-    same = [{**row, "run": {**row["run"], "decode": d}} for row in rows for d in decodes if row["run"]["decode"] != d]
-    return rows + [row for row in same if row["run"]["sampler"] in NOISELESS]
 
 
 def job(
@@ -206,7 +198,7 @@ def summary(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> dict[s
             row
             for row in rows
             if (row["run"]["policy"], row["run"]["sampler"]) == (policy, sampler)
-            and (row["run"]["decode"] == decode or sampler in EITHER)
+            and (row["run"]["decode"] == decode or sampler in NOISELESS)
         ]
         for policy in POLICIES
         for decode in arguments.decodes
