@@ -67,7 +67,13 @@ def test_the_wheel_holds_every_file_of_the_source_and_no_other(source: Path, whe
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert packed == expected
-    assert {"marl_tr/py.typed", "marl_tr/scenarios/uav_quick.yaml", "marl_tr/scenarios/schema.json"} <= packed
+    data = (
+        "py.typed",
+        "scenarios/uav_quick.yaml",
+        "scenarios/schema.json",
+        "envs/flow/pretrained/moving_shapes.safetensors",
+    )
+    assert {f"marl_tr/{name}" for name in data} <= packed
 
 
 def test_the_wheel_installs_no_top_level_name_but_marl_tr(unzipped: Path) -> None:
@@ -101,4 +107,4 @@ def test_the_entry_points_of_the_wheel_lead_somewhere(unzipped: Path) -> None:
     done = outside(unzipped, "-c", code)
     assert done.returncode == 0, done.stderr
     kinds = {line.split()[0] for line in done.stdout.splitlines()}
-    assert kinds == {"envs", "agents", "critics", "objectives", "regions", "schedules", "commands"}
+    assert kinds == {"envs", "agents", "critics", "models", "objectives", "regions", "schedules", "commands"}
