@@ -22,7 +22,7 @@ def draw_plane(results: dict[str, Any], path: Path) -> None:
     from matplotlib.lines import Line2D
 
     figure = Figure(figsize=(10, 7.4), dpi=110, layout="constrained")
-    axes = figure.subplots(2, 2)
+    axes = figure.subplots(2, 2, sharey="row")
     for row, way in enumerate(("ode", "sde")):
         for column, decode in enumerate(DECODES):
             axis = axes[row, column]
