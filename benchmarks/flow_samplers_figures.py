@@ -34,9 +34,9 @@ def draw_plane(results: dict[str, Any], path: Path) -> None:
             samples = "ODE samples" if way == "ode" else "SDE rollouts"
             decoded = "last state" if decode == "latent" else "last clean estimate"
             axis.set_title(f"{samples}; rollouts decode the {decoded}", loc="left", fontsize=10)
-            change = "change of the distance" if way == "ode" else "distance after training,"
+            distance = "distance to the nearest legal clip"
             axis.locator_params(axis="x", nbins=5)
-            axis.set_xlabel(f"{change} to the nearest legal clip")
+            axis.set_xlabel(f"change of the {distance}" if way == "ode" else f"{distance} after training")
             axis.set_ylabel("gain in reward B")
             axis.grid(color="#eeeeee", linewidth=0.8)
             axis.set_axisbelow(True)
