@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from marl_tr.errors import Interrupted, UserError
+from marl_tr.errors import UserError
 from marl_tr.scenario import load_scenario
 from marl_tr.scenario.schema import Scenario
 from marl_tr.trainer.build import build_critic, build_env, build_players
@@ -24,6 +23,7 @@ from marl_tr.trainer.lock import locked
 from marl_tr.trainer.loop import Trainer, iterations_of
 from marl_tr.trainer.run import CHECKPOINTS, SCENARIO_FILE, Run, check_same_scenario, is_finished, new_run_folder
 from marl_tr.trainer.showing import film, show_evaluation, show_finished, write_media
+from marl_tr.trainer.stopping import stop_request
 
 __all__ = ["describe", "evaluate", "resume", "run"]
 
@@ -38,7 +38,7 @@ def run(scenario: Scenario, *, console: Console | None = None) -> Path:
         Interrupted: Ctrl-C or SIGTERM, after saving.
     """
     torch.set_num_threads(scenario.trainer.threads)
-    with _stop_request() as stop:
+    with stop_request("'marl-tr resume' goes on from it") as stop:
         # First of all: what a scenario gets wrong about its environment or device is found here, and leaves no folder.
         trainer = Trainer(scenario)
         try:
@@ -65,7 +65,7 @@ def resume(folder: Path, *, console: Console | None = None) -> Path:
     """
     scenario = _scenario_of(folder)
     torch.set_num_threads(scenario.trainer.threads)
-    with locked(folder, SCENARIO_FILE), _stop_request() as stop:
+    with locked(folder, SCENARIO_FILE), stop_request("'marl-tr resume' goes on from it") as stop:
         console = console or _Output(stop)
         path, state = _newest(folder, "start anew with 'marl-tr run'")
         with _naming(path):
@@ -184,24 +184,3 @@ def _scenario_of(folder: Path) -> Scenario:
     if not file.is_file():
         raise UserError(f"{folder} is not the folder of a run: it holds no {SCENARIO_FILE}")
     return load_scenario(file)
-
-
-@contextmanager
-def _stop_request() -> Iterator[threading.Event]:
-    """Turn Ctrl-C and SIGTERM into a request that is honoured after the iteration; a second one stops at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise Interrupted("stopped at once; the newest checkpoint is whole ('marl-tr resume' goes on from it)")
-        stop.set()
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +29,7 @@ from marl_tr.trainer.checkpoint import CheckpointError, expect, load_checkpoint,
 from marl_tr.trainer.lock import locked
 from marl_tr.trainer.pretraining import Demonstrations, Pretraining
 from marl_tr.trainer.seeding import make_generator
+from marl_tr.trainer.stopping import stop_request
 from marl_tr.vector.contract import GroupSpec
 
 __all__ = ["Measure", "Pretrained", "checkpoint_of", "log_of", "pretrain", "pretrain_scenario"]
@@ -98,7 +98,7 @@ def pretrain_scenario(
         velocity = _network(scenario, part, group)
         measure: Measure | None = getattr(env, "measure", None)
         say(f"{sum(p.numel() for p in velocity.parameters()):,} parameters, {settings.steps:,} steps; {log_of(out)}")
-        with _prepared(out), _stop_request() as stop:
+        with _prepared(out), stop_request("--resume goes on from it") as stop:
             done = pretrain(
                 velocity,
                 demonstrations,
@@ -392,24 +392,3 @@ def _prepared(out: Path) -> Iterator[None]:
         raise UserError(f"cannot write {log_of(out)}: {error.strerror}") from error
     with locked(out.parent, log_of(out).name):
         yield
-
-
-@contextmanager
-def _stop_request() -> Iterator[threading.Event]:
-    """Turn Ctrl-C and SIGTERM into a request that is honoured after the step; a second one stops at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise Interrupted("stopped at once; the last checkpoint is whole (--resume goes on from it)")
-        stop.set()
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
