@@ -1,10 +1,12 @@
 """Networks, laws of actions and normalisers."""
 
-from marl_tr.nn.distributions import Beta, Categorical, Gaussian, Law, MultiCategorical, ProductLaw
+from marl_tr.nn.discrete import Categorical, MultiCategorical
+from marl_tr.nn.distributions import Beta, Gaussian, Law, ProductLaw
 from marl_tr.nn.graph import DenseGraphAttention, SparseGraphAttention, attention_entropy
 from marl_tr.nn.heads import (
     BoxBetaHead,
     BoxGaussianHead,
+    BoxMixtureHead,
     CategoricalHead,
     Head,
     MultiDiscreteHead,
@@ -12,6 +14,7 @@ from marl_tr.nn.heads import (
     UnsupportedActionSpace,
     make_head,
 )
+from marl_tr.nn.mixture import GaussianMixture
 from marl_tr.nn.normaliser import InputNormaliser, ValueNormaliser
 from marl_tr.nn.stacked import Activation, StackedGRUCell, StackedLinear, StackedMLP
 
@@ -20,10 +23,12 @@ __all__ = [
     "Beta",
     "BoxBetaHead",
     "BoxGaussianHead",
+    "BoxMixtureHead",
     "Categorical",
     "CategoricalHead",
     "DenseGraphAttention",
     "Gaussian",
+    "GaussianMixture",
     "Head",
     "InputNormaliser",
     "Law",

@@ -15,11 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot, softplus
 
-from marl_tr.nn.distributions import Beta, Categorical, Gaussian, Law, MultiCategorical, ProductLaw
+from marl_tr.nn.discrete import Categorical, MultiCategorical
+from marl_tr.nn.distributions import Beta, Gaussian, Law, ProductLaw
+from marl_tr.nn.mixture import GaussianMixture, spread_means
 
 __all__ = [
     "BoxBetaHead",
     "BoxGaussianHead",
+    "BoxLaw",
+    "BoxMixtureHead",
     "CategoricalHead",
     "Head",
     "MultiDiscreteHead",
@@ -27,6 +31,10 @@ __all__ = [
     "UnsupportedActionSpace",
     "make_head",
 ]
+
+
+BoxLaw = Literal["gaussian", "beta", "mixture"]
+"""Laws of a Box action."""
 
 
 class UnsupportedActionSpace(ValueError):
@@ -123,6 +131,55 @@ class BoxGaussianHead:
             raise ValueError("a Gaussian head needs its log standard deviations, extra=[L, D]")
         rows = extra.shape[0]
         return Gaussian(outputs, extra.reshape(rows, *(1,) * (outputs.dim() - 2), self.size))
+
+    def env_action(self, raw: Tensor) -> Tensor:
+        """See `Head.env_action`."""
+        return self._box.from_units(raw)
+
+    def encode(self, action: Tensor) -> Tensor:
+        """See `Head.encode`: the action in units of [-1, 1]."""
+        return self._box.to_units(action)
+
+
+class BoxMixtureHead:
+    """A mixture of diagonal Gaussians over a Box: several ways to act, of which each decision takes one.
+
+    Outputs are a logit for each component, then its means; log standard deviations are independent of the state, one
+    for each component and dimension. Units and clipping are those of `BoxGaussianHead`.
+
+    Args:
+        space: Any Box.
+        components: Gaussians ``K``, two at least.
+        spread: How far from the centre the components of a new network lie, in units where a bounded dimension is
+            [-1, 1]; positive. Components that start alike would learn alike, and stay one.
+    """
+
+    def __init__(self, space: gymnasium.spaces.Box, *, components: int = 4, spread: float = 1.0) -> None:
+        if components < 2 or not spread > 0:
+            raise ValueError(f"a mixture needs two components that lie apart, not {components} within {spread}")
+        self._box = _Box(space)
+        self._components = components
+        self._spread = spread
+        self.encoded_size = self._box.dimensions
+        self.extra_size = components * self._box.dimensions
+        self.size = components + self.extra_size
+        self.raw_shape: tuple[int, ...] = (self._box.dimensions,)
+        self.raw_dtype = torch.float32
+
+    def initial_outputs(self, rows: int, *, generator: torch.Generator) -> Tensor:
+        """What a new network adds to its outputs, ``[rows, size]``: equal weights, means by `spread_means`."""
+        means = spread_means(
+            rows, self._components, self._box.dimensions, spread=self._spread, generator=generator
+        ).flatten(1)
+        return torch.cat([means.new_zeros(rows, self._components), means], -1)
+
+    def law(self, outputs: Tensor, extra: Tensor | None = None, mask: Tensor | None = None) -> GaussianMixture:
+        """See `Head.law`; `extra` holds the log standard deviations ``[L, K D]``, component after component."""
+        _refuse(mask)
+        if extra is None:
+            raise ValueError("a mixture head needs its log standard deviations, extra=[L, K D]")
+        logits, means = torch.split(outputs, [self._components, self.extra_size], -1)
+        return GaussianMixture(logits, means, extra.reshape(-1, *(1,) * (outputs.dim() - 2), self.extra_size))
 
     def env_action(self, raw: Tensor) -> Tensor:
         """See `Head.env_action`."""
@@ -237,6 +294,16 @@ class ProductHead:
         self.extra_size = sum(head.extra_size for head in self.heads.values())
         self.encoded_size = sum(head.encoded_size for head in self.heads.values())
 
+    def initial_outputs(self, rows: int, *, generator: torch.Generator) -> Tensor:
+        """What a new network adds to its outputs, ``[rows, size]``: zeros but for mixtures, which alone draw."""
+        parts = [
+            head.initial_outputs(rows, generator=generator)
+            if isinstance(head, BoxMixtureHead)
+            else torch.zeros(rows, head.size, device=generator.device)
+            for head in self.heads.values()
+        ]
+        return torch.cat(parts, -1)
+
     def law(
         self, outputs: Tensor, extra: Tensor | None = None, masks: Mapping[str, Tensor] | None = None
     ) -> ProductLaw:
@@ -262,13 +329,23 @@ class ProductHead:
         return torch.cat([head.encode(action[leaf]) for leaf, head in self.heads.items()], -1)
 
 
-def make_head(space: gymnasium.Space[Any], law: Literal["gaussian", "beta"] = "gaussian") -> Head:
+def make_head(
+    space: gymnasium.Space[Any], law: BoxLaw = "gaussian", *, components: int = 4, spread: float = 1.0
+) -> Head:
     """The head for `space`: Box by `law`; Discrete and MultiDiscrete are categorical.
+
+    Args:
+        space: What an action leaf may be.
+        law: Of a Box.
+        components: Of a mixture.
+        spread: Of a mixture's components at the start, as in `BoxMixtureHead`.
 
     Raises:
         UnsupportedActionSpace: Another kind of space, or one that `law` cannot cover.
     """
     if isinstance(space, gymnasium.spaces.Box):
+        if law == "mixture":
+            return BoxMixtureHead(space, components=components, spread=spread)
         return BoxBetaHead(space) if law == "beta" else BoxGaussianHead(space)
     if isinstance(space, gymnasium.spaces.Discrete):
         return CategoricalHead(space)
