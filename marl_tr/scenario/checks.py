@@ -7,14 +7,16 @@ Nothing here knows a name. Config models say what they are by class attributes, 
 - an objective's: ``requires``; a schedule's: ``needs_own_parameters: bool``, ``requires``,
   ``wants_shared_reward: bool``;
 - an agent's: ``capabilities: frozenset[str]`` out of `log_prob`, `kl`, `mass`, `sample_distance` (not
-  declared: not
-  checked);
+  declared: not checked);
 - an environment's: ``shared_reward: bool`` (a property): all agents already get the same reward; ``cohort: int``:
   how many of its copies, training's or an evaluation's, are compared with each other.
+
+An entry of `agents` is checked with its own objective, region and optimizer where it has them.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from marl_tr.scenario.document import Document
@@ -26,7 +28,11 @@ __all__ = ["cross_checks", "scenario_warnings"]
 
 
 def cross_checks(document: Document, checked: Validated) -> list[Problem]:
-    """Impossible combinations, each with its reason and a way out; parts wrong by themselves are left out."""
+    """Impossible combinations, each with its reason and a way out; parts wrong by themselves are left out.
+
+    What is wrong with a section that several entries share is listed once for each of them; `ScenarioError` says
+    equal problems once.
+    """
     return [
         *_step(document, checked),
         *_objective(document, checked),
@@ -47,35 +53,106 @@ def scenario_warnings(scenario: Scenario) -> list[str]:
             f"schedule {scenario.schedule.kind!r} rests on a reward that all agents share, and env.reward is "
             "'own': an update may improve one agent at the cost of others; 'env: {reward: mean}' shares it"
         )
+    for position, entry in enumerate(scenario.agents):
+        served = scenario.regularisers_of(entry)
+        for number, term in enumerate(scenario.regularisers):
+            if term not in served:
+                told.append(
+                    f"regularisers.{number}: {term.kind!r} needs {_listed(term.requires - entry.config.capabilities)}, "
+                    f"which the agents of agents.{position} ({entry.kind!r}) do not have: they learn without it"
+                )
     return told
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """An entry of `agents`, with its own sections where it has them and the scenario's where it has not.
+
+    Attributes:
+        path: Of the entry; empty for a scenario without entries, which is checked as far as it goes.
+        own: What the entry says.
+        document: Of the whole.
+        checked: The same, validated.
+    """
+
+    path: Path
+    own: dict[str, Any]
+    document: Document
+    checked: Validated
+
+    def owns(self, section: str) -> bool:
+        """Whether the entry has the section of its own."""
+        return self.own.get(section) is not None
+
+    def where(self, section: str) -> Path:
+        """Where the section that holds for the entry is."""
+        return (*self.path, section) if self.owns(section) else (section,)
+
+    def config(self, section: str) -> Any:
+        """Its settings; None where it has problems of its own."""
+        return self.checked.configs.get(self.where(section))
+
+    def kind(self, section: str) -> str:
+        """Its kind, where there is a `config`."""
+        source = self.own if self.owns(section) else self.document.data
+        return str(source[section]["kind"])
+
+    @property
+    def capabilities(self) -> frozenset[str] | None:
+        """What the agents can say of themselves; None where their kind does not declare it."""
+        offered: frozenset[str] | None = getattr(self.checked.configs.get(self.path), "capabilities", None)
+        return offered
+
+    def lack(self, missing: frozenset[str]) -> str:
+        """``mass, which agents of kind 'x' do not have (they have kl)``."""
+        has = _listed(self.capabilities or frozenset()) or "nothing to offer"
+        return f"{_listed(missing)}, which agents of kind {self.own['kind']!r} do not have (they have {has})"
+
+
 def _step(document: Document, checked: Validated) -> list[Problem]:
-    region = checked.configs.get(("region",))
-    if region is None:
-        return []
-    name = document.data["region"]["kind"]
-    own_step = getattr(region, "takes_own_step", False)
+    problems = []
     given = document.data.get("optimizer") is not None
-    if own_step and given:
-        message = f"region {name!r} takes its own step and leaves an optimizer nothing to do; remove the section"
-        return [document.problem(("optimizer",), message, key=True)]
-    if not own_step and not given:
-        message = f"region {name!r} needs gradient steps: add a section 'optimizer: {{}}' (all defaults)"
-        return [document.problem(("region", "kind"), message)]
-    return []
+    regions = [(entry, entry.config("region")) for entry in _entries(document, checked)]
+    for entry, region in regions:
+        if region is None:
+            continue
+        own_step, owns = getattr(region, "takes_own_step", False), entry.owns("optimizer")
+        if own_step and owns:
+            problems.append(document.problem((*entry.path, "optimizer"), _idle(entry.kind("region")), key=True))
+        elif not own_step and not owns and not given:
+            beside = " beside it, or at the top of the scenario" if entry.owns("region") else ""
+            message = (
+                f"region {entry.kind('region')!r} needs gradient steps: add a section 'optimizer: {{}}' "
+                f"(all defaults){beside}"
+            )
+            problems.append(document.problem((*entry.where("region"), "kind"), message))
+    if given and all(getattr(region, "takes_own_step", False) for _, region in regions):
+        kinds = dict.fromkeys(entry.kind("region") for entry, _ in regions)
+        problems.append(document.problem(("optimizer",), _idle(*kinds), key=True))
+    return problems
+
+
+def _idle(*regions: str) -> str:
+    takes = "takes its own step and leaves" if len(regions) == 1 else "take their own steps and leave"
+    return f"region {' and '.join(map(repr, regions))} {takes} an optimizer nothing to do; remove the section"
 
 
 def _objective(document: Document, checked: Validated) -> list[Problem]:
-    region = checked.configs.get(("region",))
-    if region is None or ("objective",) not in checked.configs:
-        return []
-    objective = document.data["objective"]["kind"]
-    reason = getattr(region, "refuses_objectives", {}).get(objective)
-    if reason is None:
-        return []
-    message = f"region {document.data['region']['kind']!r} cannot work with objective {objective!r}: {reason}"
-    return [document.problem(("objective", "kind"), message)]
+    problems = []
+    for entry in _entries(document, checked):
+        region = entry.config("region")
+        if region is None or entry.config("objective") is None:
+            continue
+        objective = entry.kind("objective")
+        reason = getattr(region, "refuses_objectives", {}).get(objective)
+        if reason is None:
+            continue
+        # An entry's own region that the scenario's objective does not suit is the entry's to put right.
+        section = "region" if entry.owns("region") and not entry.owns("objective") else "objective"
+        cure = ", in an 'objective' beside it" if section == "region" else ""
+        message = f"region {entry.kind('region')!r} cannot work with objective {objective!r}: {reason}{cure}"
+        problems.append(document.problem((*entry.where(section), "kind"), message))
+    return problems
 
 
 def _sharing(document: Document, checked: Validated) -> list[Problem]:
@@ -96,35 +173,35 @@ def _sharing(document: Document, checked: Validated) -> list[Problem]:
 
 def _capabilities(document: Document, checked: Validated) -> list[Problem]:
     problems = []
-    for path, agent in _agents(document):
-        offered = getattr(checked.configs.get(path), "capabilities", None)
-        if offered is None:
+    for entry in _entries(document, checked):
+        if entry.capabilities is None:
             continue
         for section in ("objective", "region", "schedule"):
-            needed: frozenset[str] = getattr(checked.configs.get((section,)), "requires", frozenset())
-            if needed - offered:
-                message = (
-                    f"{section} {document.data[section]['kind']!r} needs {_listed(needed - offered)}, "
-                    f"which agents of kind {agent['kind']!r} do not have "
-                    f"(they have {_listed(offered) or 'nothing to offer'})"
-                )
+            needed: frozenset[str] = getattr(entry.config(section), "requires", frozenset())
+            missing = needed - entry.capabilities
+            if missing:
+                path = entry.where(section) if entry.owns(section) else entry.path
+                message = f"{section} {entry.kind(section)!r} needs {entry.lack(missing)}"
                 problems.append(document.problem((*path, "kind"), message))
     return problems
 
 
 def _regularisers(document: Document, checked: Validated) -> list[Problem]:
+    """Regularisers that none of the agents can serve; those that some cannot, `scenario_warnings` tells."""
     if checked.scenario is None:
         return []
     problems = []
-    for path, agent in _agents(document):
-        offered = getattr(checked.configs.get(path), "capabilities", None)
-        for position, regulariser in enumerate(checked.scenario.regularisers):
-            if offered is not None and regulariser.requires - offered:
-                message = (
-                    f"{regulariser.kind!r} needs {_listed(regulariser.requires - offered)}, which agents of kind "
-                    f"{agent['kind']!r} do not have (they have {_listed(offered) or 'nothing to offer'})"
-                )
-                problems.append(document.problem(("regularisers", position), message))
+    entries = _entries(document, checked)
+    for position, term in enumerate(checked.scenario.regularisers):
+        lacks = {
+            entry.lack(term.requires - entry.capabilities)
+            for entry in entries
+            if entry.capabilities is not None and term.requires - entry.capabilities
+        }
+        able = [entry for entry in entries if entry.capabilities is None or term.requires <= entry.capabilities]
+        if not able:
+            message = f"{term.kind!r} needs {', and '.join(sorted(lacks))}"
+            problems.append(document.problem(("regularisers", position), message))
     return problems
 
 
@@ -151,6 +228,10 @@ def _agents(document: Document) -> list[tuple[Path, dict[str, Any]]]:
     if not isinstance(entries, list):
         return []
     return [(("agents", index), entry) for index, entry in enumerate(entries) if isinstance(entry, dict)]
+
+
+def _entries(document: Document, checked: Validated) -> list[_Entry]:
+    return [_Entry(path, own, document, checked) for path, own in _agents(document) or [((), {})]]
 
 
 def _listed(names: frozenset[str]) -> str:

@@ -15,7 +15,7 @@ from pydantic.json_schema import models_json_schema
 
 from marl_tr import registry
 from marl_tr.scenario.presets import PRESETS
-from marl_tr.scenario.schema import PARTS, AgentPart, Part, Scenario
+from marl_tr.scenario.schema import ENTRY_PARTS, PARTS, AgentPart, Part, Scenario
 
 __all__ = ["scenario_schema"]
 
@@ -79,6 +79,8 @@ def _part(
         "description": own["kind"].get("description", ""),
         "anyOf": [{"enum": list(entries)}, {"type": "string", "pattern": ":"}],
     }
+    if section == "agents":
+        own |= _entry_parts(own)
     branches = []
     for name, entry in entries.items():
         model = entry.load_config()
@@ -100,6 +102,18 @@ def _part(
         "allOf": branches,
         # Agents always say what they are; the other parts may leave it to a preset.
         **({"required": ["kind"]} if section == "agents" else {}),
+    }
+
+
+def _entry_parts(own: dict[str, Any]) -> dict[str, Any]:
+    """An entry's own parts; no preset names their kinds."""
+    return {
+        section: {
+            "description": own[section]["description"],
+            "anyOf": [{"$ref": f"#/$defs/part-{section}", "required": ["kind"]}, {"type": "null"}],
+            "default": None,
+        }
+        for section in ENTRY_PARTS
     }
 
 

@@ -136,7 +136,9 @@ def _assemble(document: Document, checked: Validated) -> Scenario:
         data["env"]["config"] = checked.env_config.model_dump(mode="json")
     scenario = Scenario.model_validate(data)
     for path, config in checked.configs.items():
-        part: Any = getattr(scenario, str(path[0]))
-        (part[path[1]] if len(path) > 1 else part)._config = config
+        part: Any = scenario
+        for step in path:
+            part = part[step] if isinstance(step, int) else getattr(part, step)
+        part._config = config
     scenario.env._config = checked.env_config
     return scenario

@@ -57,11 +57,12 @@ def fill_in(data: dict[str, Any], preset: str) -> dict[str, Any]:
     """`data` with the preset under it: what `data` says wins, section by section and field by field.
 
     A part whose `kind` the scenario changed inherits nothing of the preset's other kind, and a changed region
-    brings its own way of stepping, so that the preset's `optimizer` stays out as well.
+    brings its own way of stepping: where no agents are left with the preset's region, its `optimizer` stays out as
+    well. Sections of an entry of `agents` inherit nothing.
     """
     base = copy.deepcopy(PRESETS[preset])
     for_agents = base.pop("agents")
-    if _kind(data.get("region"), base["region"]) != base["region"]["kind"]:
+    if base["region"]["kind"] not in _region_kinds(data, base["region"]):
         base.pop("optimizer", None)
     merged: dict[str, Any] = _merge(base, data)
     agents = merged.get("agents")
@@ -77,6 +78,15 @@ def _merge(base: Any, own: Any) -> Any:
         return own
     filled = {key: value for key, value in base.items() if key not in own}
     return {key: _merge(base[key], value) if key in base else value for key, value in own.items()} | filled
+
+
+def _region_kinds(data: dict[str, Any], base: dict[str, Any]) -> set[Any]:
+    """Kinds of the regions that some agents will have."""
+    common, entries = _kind(data.get("region"), base), data.get("agents")
+    if not isinstance(entries, list) or not entries:
+        return {common}
+    own = [entry.get("region") if isinstance(entry, dict) else None for entry in entries]
+    return {_kind(region, base) if isinstance(region, dict) else common for region in own}
 
 
 def _kind(own: Any, base: dict[str, Any]) -> Any:

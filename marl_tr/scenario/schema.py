@@ -3,6 +3,9 @@
 A *part* is a section whose fields depend on its `kind`: ``region: {kind: trpo, bound: 0.01}``. The registry
 entry of that kind names the model of the other fields; the loader validates them with it and keeps the result
 as `Part.config`.
+
+An entry of `agents` may have an objective, a region and an optimizer of its own; what holds for it is said by
+`Scenario.objective_of`, `region_of` and `optimizer_of`.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from marl_tr.scenario.regularisers import RegulariserConfig
 from marl_tr.scenario.strict import Strict
 
 __all__ = [
+    "ENTRY_PARTS",
     "PARTS",
     "AdvantageSection",
     "AgentPart",
@@ -56,6 +60,13 @@ class AgentPart(Part):
     sharing: Literal["none", "all"] = Field(
         default="none",
         description="'none': each agent its own parameters; 'all': one set for the agents of a group.",
+    )
+    objective: Part | None = Field(
+        default=None, description="What updates of these agents want; empty: the scenario's."
+    )
+    region: Part | None = Field(default=None, description="What bounds them; empty: the scenario's.")
+    optimizer: OptimizerSection | None = Field(
+        default=None, description="Their gradient steps, all defaults where it says nothing; empty: the scenario's."
     )
 
 
@@ -189,7 +200,8 @@ class Scenario(Strict):
     critic: Part = Field(description="The critic's encoder and fit ('marl-tr critics').")
     advantage: AdvantageSection = AdvantageSection()
     optimizer: OptimizerSection | None = Field(
-        default=None, description="Required by regions without a step of their own; refused by the others."
+        default=None,
+        description="Required by regions without a step of their own; refused where every region has one.",
     )
     regularisers: list[RegulariserConfig] = Field(
         default=[], description="What holds the policies near others while they learn: position and velocity terms."
@@ -200,6 +212,25 @@ class Scenario(Strict):
         default=None, description="How 'marl-tr pretrain' trains the flow on the environment's data."
     )
 
+    def objective_of(self, entry: AgentPart) -> Part:
+        """What updates of the entry's agents want: its own objective, else the scenario's."""
+        return self.objective if entry.objective is None else entry.objective
+
+    def region_of(self, entry: AgentPart) -> Part:
+        """What bounds them: its own region, else the scenario's."""
+        return self.region if entry.region is None else entry.region
+
+    def optimizer_of(self, entry: AgentPart) -> OptimizerSection | None:
+        """Their gradient steps: its own optimizer, else the scenario's; None where its region takes its own step."""
+        if getattr(self.region_of(entry).config, "takes_own_step", False):
+            return None
+        return self.optimizer if entry.optimizer is None else entry.optimizer
+
+    def regularisers_of(self, entry: AgentPart) -> list[RegulariserConfig]:
+        """The regularisers that the entry's agents can serve; all where its kind does not declare what it can say."""
+        offered = getattr(entry.config, "capabilities", None)
+        return [term for term in self.regularisers if offered is None or term.requires <= offered]
+
 
 PARTS: dict[str, str] = {
     "agents": "agents",
@@ -209,3 +240,6 @@ PARTS: dict[str, str] = {
     "critic": "critics",
 }
 """Sections that are parts, and the registry kind that each draws from."""
+
+ENTRY_PARTS: tuple[str, ...] = ("objective", "region")
+"""Parts that an entry of `agents` may have of its own."""

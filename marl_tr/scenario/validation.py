@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from marl_tr import registry
 from marl_tr.scenario.document import Document
 from marl_tr.scenario.problems import Path, Problem, did_you_mean
-from marl_tr.scenario.schema import PARTS, AgentPart, Part, Scenario
+from marl_tr.scenario.schema import ENTRY_PARTS, PARTS, AgentPart, Part, Scenario
 
 __all__ = ["Validated", "validate"]
 
@@ -58,6 +58,9 @@ def _parts(data: dict[str, Any]) -> Iterator[tuple[Path, str, type[Part]]]:
             for index, entry in enumerate(value):
                 if isinstance(entry, dict):
                     yield (section, index), kind, AgentPart
+                    for own in ENTRY_PARTS:
+                        if isinstance(entry.get(own), dict):
+                            yield (section, index, own), PARTS[own], Part
         elif isinstance(value, dict):
             yield (section,), kind, Part
 

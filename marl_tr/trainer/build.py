@@ -70,16 +70,17 @@ def build_players(scenario: Scenario, spec: EnvSpec) -> tuple[Player, ...]:
     """One player for each agents entry and group that it selects from.
 
     Raises:
-        UserError: Agents that no entry selects, an entry that selects none, or a pair of policy and region that
-            cannot work.
+        UserError: Agents that no entry selects, an entry that selects none, or a policy that its objective, region,
+            optimizer or regularisers cannot work with.
     """
     device = device_of(scenario)
     players: list[Player] = []
     for group in spec.groups:
-        for position, part in enumerate(scenario.agents):
+        for position in range(len(scenario.agents)):
             index = tuple(i for i, agent in enumerate(group.agents) if _owner(scenario.agents, agent) == position)
             if index:
-                players.append(_player(scenario, part, group, index, device, unique=len(index) == len(group.agents)))
+                unique = len(index) == len(group.agents)
+                players.append(_player(scenario, position, group, index, device, unique=unique))
     _check_selection(scenario, spec)
     return tuple(players)
 
@@ -111,13 +112,15 @@ def unselected(parts: Sequence[AgentPart], agents: Sequence[str]) -> list[str]:
 
 def _player(
     scenario: Scenario,
-    part: AgentPart,
+    position: int,
     group: GroupSpec,
     index: tuple[int, ...],
     device: torch.device,
     *,
     unique: bool,
 ) -> Player:
+    """The player of the agents `index` of a group, which the entry at `position` of ``scenario.agents`` selects."""
+    part = scenario.agents[position]
     agents = tuple(group.agents[i] for i in index)
     name = group.name if unique else f"{group.name}[{','.join(agents)}]"
     rows = Rows(agents=len(agents), shared=part.sharing == "all")
@@ -129,36 +132,37 @@ def _player(
         device=device,
     )
     team = Team(name=name, group=group, index=index, agents=agents, policy=policy)
-    objective: Any = find("objectives", scenario.objective.kind).load()(scenario.objective.config)
-    region: Any = find("regions", scenario.region.kind).load()(scenario.region.config, scenario.optimizer)
-    _check_capabilities(scenario, part, policy, objective.requires | region.requires)
-    learners = Learners(policy, team.learners, scenario.regularisers, average=scenario.evaluation.ema)
-    _check_muon(scenario, learners)
+    wanted, bounded, steps = scenario.objective_of(part), scenario.region_of(part), scenario.optimizer_of(part)
+    objective: Any = find("objectives", wanted.kind).load()(wanted.config)
+    region: Any = find("regions", bounded.kind).load()(bounded.config, steps)
+    _check_capabilities(scenario, position, policy, objective.requires | region.requires)
+    learners = Learners(policy, team.learners, scenario.regularisers_of(part), average=scenario.evaluation.ema)
+    if steps is not None and steps.kind == "muon":
+        _check_muon(learners, "optimizer" if part.optimizer is None else f"agents.{position}.optimizer")
     return Player(team=team, learners=learners, objective=objective, region=region)
 
 
-def _check_capabilities(scenario: Scenario, part: AgentPart, policy: Policy, required: frozenset[str]) -> None:
+def _check_capabilities(scenario: Scenario, position: int, policy: Policy, required: frozenset[str]) -> None:
+    part = scenario.agents[position]
     missing = required - policy.capabilities
     if missing:
         raise UserError(
-            f"agents of kind {part.kind!r} cannot say {', '.join(sorted(missing))}, which objective "
-            f"{scenario.objective.kind!r} with region {scenario.region.kind!r} requires"
+            f"agents.{position}: agents of kind {part.kind!r} cannot say {', '.join(sorted(missing))}, which objective "
+            f"{scenario.objective_of(part).kind!r} with region {scenario.region_of(part).kind!r} requires"
         )
-    for position, regulariser in enumerate(scenario.regularisers):
-        missing = regulariser.requires - policy.capabilities
+    for term in scenario.regularisers_of(part):
+        missing = term.requires - policy.capabilities
         if missing:
             raise UserError(
-                f"regularisers.{position}: agents of kind {part.kind!r} cannot say {', '.join(sorted(missing))}, which "
-                f"{regulariser.kind!r} requires"
+                f"regularisers.{scenario.regularisers.index(term)}: agents of kind {part.kind!r} (agents.{position}) "
+                f"cannot say {', '.join(sorted(missing))}, which {term.kind!r} requires"
             )
 
 
-def _check_muon(scenario: Scenario, learners: Learners) -> None:
-    if scenario.optimizer is None or scenario.optimizer.kind != "muon":
-        return
+def _check_muon(learners: Learners, where: str) -> None:
     if not hidden_matrices(learners.parameters([0])):
         raise UserError(
-            "optimizer.kind: 'muon' moves hidden matrices, and these policies have none between the first and the "
+            f"{where}.kind: 'muon' moves hidden matrices, and these policies have none between the first and the "
             "last; use 'adamw', or a network with two hidden layers or more"
         )
 
