@@ -8,6 +8,6 @@ AGENTS = {
     "gaussian": Entry(
         target="marl_tr.agents.gaussian.agent:make",
         config="marl_tr.agents.gaussian.config:GaussianConfig",
-        summary="stacked MLP or GRU actors; diagonal Gaussian, Beta or categorical law",
+        summary="stacked MLP or GRU actors; Gaussian, mixture, Beta or categorical law",
     ),
 }

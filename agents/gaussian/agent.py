@@ -1,4 +1,4 @@
-"""Policies with an explicit density: one law an action leaf, exact log-probabilities and divergences."""
+"""Policies with an explicit density: one law an action leaf, with its log-probabilities and divergences."""
 
 from __future__ import annotations
 
@@ -44,7 +44,12 @@ class ExplicitPolicy:
         encoder: Callable[..., ObservationEncoder] = FlatEncoder,
     ) -> None:
         self.rows = rows
-        self.head = ProductHead({leaf: make_head(space, config.law) for leaf, space in group.action.items()})
+        self.head = ProductHead(
+            {
+                leaf: make_head(space, config.law, components=config.components, spread=config.initial_spread)
+                for leaf, space in group.action.items()
+            }
+        )
         self.recurrent = config.network == "gru"
         self.observes = config.normalise_observation
         self.module = ActorNetwork(
@@ -53,7 +58,10 @@ class ExplicitPolicy:
             rows=rows.learners,
             head=self.head,
             generator=generator,
-        ).to(device)
+        )
+        with torch.no_grad():
+            self.module.head.bias.add_(self.head.initial_outputs(rows.learners, generator=generator))
+        self.module.to(device)
         self._device = device
 
     def initial_memory(self, trajectories: int) -> Tensor | None:
@@ -86,7 +94,7 @@ class ExplicitPolicy:
         return Evaluation(log_prob=law.log_prob(batch.record).unsqueeze(-1), entropy=law.entropy(), law=law)
 
     def divergence(self, anchor: ProductLaw, law: ProductLaw) -> Tensor:
-        """KL(anchor || law), exact, ``[L, T, N, 1]``."""
+        """KL(anchor || law), ``[L, T, N, 1]``: exact, of a mixture an upper bound."""
         return anchor.kl(law).unsqueeze(-1)
 
     def law_parameters(self, parameters: Parameters, batch: PolicyBatch) -> tuple[Tensor, ...]:
@@ -103,7 +111,7 @@ class ExplicitPolicy:
         self.module.encoder.observe(observation, mask, first=first)
 
     def diagnostics(self) -> dict[str, float]:
-        """Mean standard deviation of the Gaussian leaves, where there are any."""
+        """Mean standard deviation of the Gaussian and mixture leaves, where there are any."""
         if self.module.extra is None:
             return {}
         return {"losses/mean_std": float(self.module.extra.detach().exp().mean())}

@@ -19,12 +19,23 @@ class GaussianConfig(Strict):
     network: Literal["mlp", "gru"] = Field(default="mlp", description="'gru' puts a GRU cell behind the hidden layers.")
     hidden: list[int] = Field(default=[128, 128], min_length=1, description="Widths of the hidden layers.")
     activation: Literal["tanh", "relu"] = Field(default="tanh", description="Between the hidden layers.")
-    law: Literal["gaussian", "beta"] = Field(
+    law: Literal["gaussian", "beta", "mixture"] = Field(
         default="gaussian",
-        description="Law of a Box action: 'gaussian' (state-independent log std, clipped by the bounds) or "
-        "'beta' (on the bounds themselves; needs bounded spaces). Discrete spaces are categorical.",
+        description="Law of a Box action: 'gaussian' (state-independent log std, clipped by the bounds), "
+        "'beta' (on the bounds themselves; needs bounded spaces) or 'mixture' (of such Gaussians; divergences are "
+        "upper bounds, entropies lower ones). Discrete spaces are categorical.",
     )
-    initial_log_std: float = Field(default=-0.5, ge=-5, le=2, description="Log std of a Gaussian at the start.")
+    initial_log_std: float = Field(
+        default=-0.5, ge=-5, le=2, description="Log std of a Gaussian, or of a mixture's, at the start."
+    )
+    components: int = Field(default=4, ge=2, le=64, description="Gaussians of a mixture.")
+    initial_spread: float = Field(
+        default=1.0,
+        gt=0,
+        le=10,
+        description="How far from the centre of a Box the means of a mixture lie at the start, evenly over each "
+        "dimension in an order drawn for it; 1 reaches the bounds. In units of the action where it is unbounded.",
+    )
     head_gain: float = Field(default=0.01, gt=0, description="Gain of the last layer's orthogonal start.")
     normalise_observation: bool = Field(
         default=False, description="Running mean/std of the inputs; the law is kept when the statistics move."
