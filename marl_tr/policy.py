@@ -6,7 +6,7 @@ it is a flow), ``D`` features, ``L`` learners (rows of stacked parameters), ``N`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Protocol
@@ -116,6 +116,10 @@ class PolicyBatch:
 
         return self._map(cast, cast)
 
+    def map_rows(self, function: Callable[[Tensor], Tensor]) -> PolicyBatch:
+        """`function` applied to everything of shape ``[L, T, N, ...]``."""
+        return self._map(function, lambda memory: memory)
+
     def _map(self, on_rows: Any, on_memory: Any) -> PolicyBatch:
         return replace(
             self,
@@ -133,8 +137,9 @@ class Evaluation:
     """Recorded decisions under given parameters; ``k`` is ``K``, or what `PolicyBatch.chain` asked for.
 
     Attributes:
-        log_prob: ``[L, T, N, k]``, summed over the action's dimensions; zero for steps without a likelihood.
-        entropy: ``[L, T, N]``.
+        log_prob: ``[L, T, N, k]``, summed over the action's dimensions; zero for steps, and for policies, without a
+            likelihood.
+        entropy: ``[L, T, N]``; None where the policy cannot say.
         law: The policy's own description of its decisions, opaque to the trainer but for ``law.map(function)``,
             which applies a function to each tensor it holds; `Policy.divergence` compares two.
         weight: What the objective weighs each chain step's gain by, ``[L, T, N, k]``; None: all alike.
@@ -142,7 +147,7 @@ class Evaluation:
     """
 
     log_prob: Tensor
-    entropy: Tensor
+    entropy: Tensor | None
     law: Any
     weight: Tensor | None = None
     dimensions: int = 1
@@ -152,7 +157,7 @@ class Evaluation:
         return replace(
             self,
             log_prob=self.log_prob[index],
-            entropy=self.entropy[index],
+            entropy=None if self.entropy is None else self.entropy[index],
             law=self.law.map(lambda x: x[index]),
             weight=None if self.weight is None else self.weight[index],
         )
@@ -162,7 +167,8 @@ class Policy(Protocol):
     """The policies of the agents of one group that learn alike.
 
     A registered agent kind is a factory ``(config, group: GroupSpec, *, rows: Rows, generator, device) -> Policy``.
-    `observes` says whether `observe` keeps statistics of inputs.
+    `observes` says whether `observe` keeps statistics of inputs, `direction` what `divergence` measures, for the audit:
+    ``kl_old_new`` in nats, or ``squared_step`` of the actions of a policy without a likelihood.
 
     Optional hook, looked up by name: ``recall(batch) -> Evaluation``, what `evaluate` says of a batch under the
     parameters that acted, from the record alone; for policies whose networks cost much.
@@ -170,6 +176,7 @@ class Policy(Protocol):
 
     rows: Rows
     capabilities: frozenset[Capability]
+    direction: str
     recurrent: bool
     observes: bool
     module: nn.Module
@@ -194,7 +201,11 @@ class Policy(Protocol):
         ...
 
     def divergence(self, anchor: Any, law: Any) -> Tensor:
-        """KL(anchor || law) of two laws of `evaluate`, a decision and chain step: ``[L, T, N, k]``."""
+        """How far `law` is from `anchor`, two laws of `evaluate`, a decision and chain step: ``[L, T, N, k]``.
+
+        KL(anchor || law) where there is a likelihood (capability `kl`), else the mean squared step of the action over
+        its dimensions, on the recorded noise (`sample_distance`). Zero for equal laws, and a parabola nearby.
+        """
         ...
 
     def law_parameters(self, parameters: Parameters, batch: PolicyBatch) -> tuple[Tensor, ...]:

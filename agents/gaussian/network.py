@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from marl_tr.agents.gaussian.config import GaussianConfig
 from marl_tr.nn.heads import ProductHead
 from marl_tr.nn.normaliser import InputNormaliser
-from marl_tr.nn.stacked import StackedGRUCell, StackedLinear, StackedMLP
+from marl_tr.nn.stacked import Activation, StackedGRUCell, StackedLinear, StackedMLP
 from marl_tr.vector.contract import GroupSpec
 
-__all__ = ["ActorNetwork", "FlatEncoder", "ObservationEncoder"]
+__all__ = ["ActorNetwork", "EncoderSettings", "FlatEncoder", "ObservationEncoder"]
 
 
 class ObservationEncoder(Protocol):
@@ -36,6 +36,25 @@ class ObservationEncoder(Protocol):
         ...
 
 
+class EncoderSettings(Protocol):
+    """What `FlatEncoder` reads of a policy's settings."""
+
+    @property
+    def hidden(self) -> list[int]:
+        """Widths of the layers."""
+        ...
+
+    @property
+    def activation(self) -> Activation:
+        """Between them, and after the last."""
+        ...
+
+    @property
+    def normalise_observation(self) -> bool:
+        """Whether to keep running statistics of the inputs."""
+        ...
+
+
 class FlatEncoder(nn.Module):
     """All leaves side by side through an MLP.
 
@@ -46,7 +65,7 @@ class FlatEncoder(nn.Module):
         generator: Source of the start.
     """
 
-    def __init__(self, config: GaussianConfig, group: GroupSpec, *, rows: int, generator: torch.Generator) -> None:
+    def __init__(self, config: EncoderSettings, group: GroupSpec, *, rows: int, generator: torch.Generator) -> None:
         super().__init__()
         self._ranks = {leaf: len(space.shape or ()) for leaf, space in group.observation.items()}
         features = sum(int(np.prod(space.shape or ())) for space in group.observation.values())

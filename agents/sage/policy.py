@@ -18,6 +18,7 @@ from marl_tr.agents.sage.law import ChainLaw
 from marl_tr.agents.sage.sampler import Coefficients, Sampler, sigma_grid
 from marl_tr.agents.sage.stacked import StackedNetworks
 from marl_tr.errors import UserError
+from marl_tr.nn.box import single_box, to_box
 from marl_tr.nn.velocity import build_velocity
 from marl_tr.policy import Action, Capability, Evaluation, Parameters, PolicyBatch, Rows
 from marl_tr.vector.contract import GroupSpec
@@ -50,6 +51,7 @@ class FlowPolicy:
     """
 
     capabilities = frozenset({Capability.LOG_PROB, Capability.KL})
+    direction = "kl_old_new"
     recurrent = False
     observes = False
 
@@ -58,7 +60,7 @@ class FlowPolicy:
     ) -> None:
         self.rows = rows
         self._config, self._device = config, device
-        self._leaf, self._box = _box_of(group)
+        self._leaf, self._box = single_box(group, "a flow policy")
         self._own = config.chain == "own"
         _check_chain(config, group, self._box)
         self._condition = tuple(leaf for leaf in group.observation if self._own or leaf not in (LATENT, SIGMA))
@@ -120,7 +122,7 @@ class FlowPolicy:
             states.append(x)
         decoded = clean if self._config.decode == "clean" else x
         record = {"chain": torch.stack(states, 2), "mean": torch.stack(means, 2)}
-        return Action(env={self._leaf: self._to_env(decoded)}, record=record, memory=None)
+        return Action(env={self._leaf: to_box(decoded, self._box)}, record=record, memory=None)
 
     def evaluate(self, parameters: Parameters, batch: PolicyBatch) -> Evaluation:
         """See `marl_tr.policy.Policy`; in an environment that denoises, ``K = 1``."""
@@ -216,7 +218,7 @@ class FlowPolicy:
         if self._config.decode == "clean":
             last = (step == self._config.steps - 1).unsqueeze(-1)
             decoded = torch.where(last, x - level.unsqueeze(-1) * velocity, x_next)
-        return Action(env={self._leaf: self._to_env(decoded)}, record={"next": x_next, "mean": mean}, memory=None)
+        return Action(env={self._leaf: to_box(decoded, self._box)}, record={"next": x_next, "mean": mean}, memory=None)
 
     def _step_of(self, sigma: Tensor) -> Tensor:
         """Which step of the grid leads from the noise level ``sigma[..., 0]`` to ``sigma[..., 1]``.
@@ -295,14 +297,6 @@ class FlowPolicy:
         with_condition, without = both.chunk(2)
         return torch.lerp(without, with_condition, w)
 
-    def _to_env(self, x: Tensor) -> Tensor:
-        """``[L, N, D]`` in the units of the Box: as it is where unbounded, else [-1, 1] stretched over the bounds."""
-        if self._box.is_bounded():
-            low = torch.as_tensor(self._box.low.reshape(-1), device=x.device)
-            high = torch.as_tensor(self._box.high.reshape(-1), device=x.device)
-            x = (low + high) / 2 + x.clamp(-1, 1) * (high - low) / 2
-        return x.reshape(*x.shape[:2], *self._box.shape).to(torch.float32)
-
     def _fingerprint(self) -> dict[str, str]:
         # Of the bytes: sums depend on the device and on the number of threads that made them.
         return {name: _sha256(value) for name, value in self.module.frozen.items()}
@@ -318,17 +312,6 @@ def make(
 def _sha256(value: Tensor) -> str:
     flat = value.detach().cpu().contiguous().flatten()
     return hashlib.sha256(flat.view(torch.uint8).numpy().tobytes()).hexdigest()
-
-
-def _box_of(group: GroupSpec) -> tuple[str, spaces.Box]:
-    leaf, space = next(iter(group.action.items()))
-    if len(group.action) > 1 or not isinstance(space, spaces.Box):
-        raise UserError(
-            f"a flow policy draws one continuous action, and group {group.name!r} has "
-            + ", ".join(f"{name}: {each}" for name, each in group.action.items())
-            + "; use agents of kind 'gaussian'"
-        )
-    return leaf, space
 
 
 def _no_likelihood(config: FlowConfig) -> str:

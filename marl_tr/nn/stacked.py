@@ -16,8 +16,12 @@ from torch import Tensor, nn
 
 __all__ = ["Activation", "StackedGRUCell", "StackedLinear", "StackedMLP"]
 
-Activation = Literal["tanh", "relu"]
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
+Activation = Literal["tanh", "relu", "silu"]
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "silu": nn.functional.silu,
+}
 
 
 class StackedLinear(nn.Module):
@@ -59,7 +63,7 @@ class StackedMLP(nn.Module):
     Args:
         rows: Learners ``L``.
         sizes: Widths from the input to the output, two at least.
-        activation: ``"tanh"`` or ``"relu"``.
+        activation: ``"tanh"``, ``"relu"`` or ``"silu"``.
         generator: Source of the start.
         gain: Orthogonal gain of every layer but the last.
         last_gain: Orthogonal gain of the last layer; by default `gain`.
@@ -103,11 +107,14 @@ class StackedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[L, ..., sizes[0]] -> [L, ..., sizes[-1]]``."""
-        activate = _ACTIVATIONS[self.activation]
         for layer in self.layers[:-1]:
-            x = activate(layer(x))
+            x = self.activate(layer(x))
         x = self.layers[-1](x)
-        return activate(x) if self.activate_last else x
+        return self.activate(x) if self.activate_last else x
+
+    def activate(self, x: Tensor) -> Tensor:
+        """The activation alone."""
+        return _ACTIVATIONS[self.activation](x)
 
 
 class StackedGRUCell(nn.Module):

@@ -38,10 +38,9 @@ def chain_measures(turn: Turn, measured: Measurement) -> dict[str, list[float]]:
         "log_ratio_std": _by_step((moved - mean).square(), mask).sqrt(),
         "divergence": _by_step(policy.divergence(before, law), mask),
     }
-    clip = getattr(turn.objective, "clip", None)
-    if clip is not None:
-        ratio = turn.objective.ratio(new.log_prob, old.log_prob, new.dimensions)
-        measures["clip_fraction"] = _by_step(((ratio - 1).abs() > clip).double(), mask)
+    clipped = getattr(turn.objective, "clipped", None)
+    if clipped is not None:
+        measures["clip_fraction"] = _by_step(clipped(new.log_prob, old.log_prob, new.dimensions).double(), mask)
     for term, reference in zip(turn.terms, turn.references, strict=True):
         if term.kind == "anchor":
             measures[f"kl_{term.name}"] = _by_step(policy.divergence(reference, law), mask)

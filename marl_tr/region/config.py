@@ -15,16 +15,14 @@ __all__ = ["MeasuredConfig", "NaturalStepConfig", "TrpoConfig"]
 class MeasuredConfig(Strict):
     """Gradient steps; the divergence is measured, and kept only where a bound is given."""
 
-    requires: ClassVar[frozenset[str]] = frozenset({"log_prob", "kl"})
-
     bound: float | None = Field(
         default=None,
         gt=0,
-        description="Mean KL(old||new) a learner and update, in nats; beyond, the Guard interpolates or "
-        "rejects. Empty: measured and logged only.",
+        description="Mean KL(old||new) a learner and update, in nats (of drifting policies the mean squared step of an "
+        "action, in its own units); beyond, the Guard interpolates or rejects. Empty: measured and logged only.",
     )
     stop_at: float | None = Field(
-        default=None, gt=0, description="End a learner's epochs once its minibatch KL exceeds this, in nats."
+        default=None, gt=0, description="End a learner's epochs once its minibatch divergence exceeds this."
     )
 
 

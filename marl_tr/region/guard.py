@@ -80,16 +80,17 @@ class UpdateReport:
         accepted: Divergence of what is now in force (0 where rejected).
         outcome: ``"accepted" | "interpolated" | "rejected"``.
         backtracks: Shortenings by the region and by the Guard together.
-        surrogate_gain: Of what is now in force.
+        surrogate_gain: Of what is now in force; None where the objective cannot say.
         expected_gain: First-order prediction, or None.
         cg_residual: Of the solve, or None.
         reason: Why it was not accepted as proposed.
         log_ratio: ``[T, N, K]`` of what is now in force, for schedules with a compounding factor.
-        entropy: Mean entropy of what is now in force.
+        entropy: Mean entropy of what is now in force; None where the policy cannot say.
         anchors: One entry a bound to an anchor.
         regularisers: Scalars of the terms: ``kl_<term>`` in nats of what is now in force, ``kl_<term>_weight``, and
             ``kl_<term>_bound`` where there is one.
         chain: Measures by chain step (`marl_tr.region.chain.chain_measures`); empty where ``K`` is 1.
+        measures: What the objective has to say of what is now in force, by tag.
     """
 
     learner: str
@@ -100,15 +101,16 @@ class UpdateReport:
     accepted: float
     outcome: str
     backtracks: int
-    surrogate_gain: float
+    surrogate_gain: float | None
     expected_gain: float | None
     cg_residual: float | None
     reason: str
     log_ratio: Tensor
-    entropy: float
+    entropy: float | None
     anchors: tuple[AnchorReport, ...] = ()
     regularisers: dict[str, float] = field(default_factory=dict)
     chain: dict[str, list[float]] = field(default_factory=dict)
+    measures: dict[str, float] = field(default_factory=dict)
 
     def audit_line(self) -> dict[str, Any]:
         """The report without its tensor, for ``audit.jsonl``."""
@@ -238,17 +240,17 @@ class Guard:
             learner=turn.names[0],
             guarantee=region.guarantee,
             bound=region.bound,
-            direction=region.direction,
+            direction=turn.learners.policy.direction,
             proposed=float(proposal.divergence),
             accepted=0.0 if outcome == "rejected" else float(measured.divergence),
             outcome=outcome,
             backtracks=candidate.backtracks[k] + tries,
-            surrogate_gain=0.0 if outcome == "rejected" else float(measured.gain),
+            surrogate_gain=0.0 if outcome == "rejected" else _number(measured.gain),
             expected_gain=candidate.expected_gain[k],
             cg_residual=candidate.cg_residual[k],
             reason=reason,
             log_ratio=(measured.log_prob - turn.old.log_prob)[0],
-            entropy=float(measured.entropy),
+            entropy=_number(measured.entropy),
             anchors=tuple(
                 _anchor_report(turn.names[0], limit, proposal, measured, outcome)
                 for limit in limits
@@ -256,6 +258,7 @@ class Guard:
             ),
             regularisers=_scalars(turn, measured, steps),
             chain=chain_measures(turn, measured),
+            measures=_measures(turn, old if outcome == "rejected" else new, measured),
         )
 
     def _interpolate(
@@ -337,10 +340,22 @@ def _scalars(turn: Turn, measured: Measurement, steps: Mapping[str, float]) -> d
     return scalars
 
 
+def _measures(turn: Turn, parameters: Parameters, measured: Measurement) -> dict[str, float]:
+    hook = getattr(turn.objective, "measures", None)
+    if hook is None:
+        return {}
+    return {f"{tag}/{turn.names[0]}": value for tag, value in hook(turn, parameters, measured).items()}
+
+
+def _number(x: Tensor | None) -> float | None:
+    return None if x is None else float(x)
+
+
 def _row_of(parameters: Parameters, k: int) -> Parameters:
     return {name: p[k : k + 1] for name, p in parameters.items()}
 
 
 def _finite(parameters: Parameters, measured: Measurement) -> bool:
-    values = [measured.divergence, measured.gain, *measured.anchors.values(), *parameters.values()]
+    gain = [] if measured.gain is None else [measured.gain]
+    values = [measured.divergence, *gain, *measured.anchors.values(), *parameters.values()]
     return all(bool(torch.isfinite(value).all()) for value in values)

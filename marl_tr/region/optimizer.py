@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,6 +50,7 @@ class RowOptimizer:
         parameters: As they are now; leaves that require gradients.
         previous: As they were before the last step that was taken, at first as given; None: they are not kept.
         stopped: Steps are no longer taken.
+        steps: How many were.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class RowOptimizer:
         self.parameters = {key: p.requires_grad_() for key, p in parameters.items()}
         self.previous = previous
         self.stopped = False
+        self.steps = 0
         self._leaves = dict(self.parameters)
         self._owners = self._build(settings, decay)
         for key, saved in moments.items():
@@ -72,13 +75,15 @@ class RowOptimizer:
             leaf = self._leaves[key]
             self._owners[key].state[leaf] = {slot: x.to(leaf.device, copy=True) for slot, x in saved.items()}
 
-    def step(self, max_norm: float) -> None:
-        """Clip the row's own gradient norm and step, unless it has stopped.
+    def step(self, max_norm: float | None) -> None:
+        """Clip the row's own gradient norm (None: do not) and step, unless it has stopped.
 
         Raises:
             Diverged: The gradient is not finite; nothing was committed.
         """
-        norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), max_norm)
+        norm = torch.nn.utils.clip_grad_norm_(
+            list(self.parameters.values()), math.inf if max_norm is None else max_norm
+        )
         if not bool(torch.isfinite(norm)):
             raise Diverged(
                 f"learner {self.name!r}: its policy gradient is not finite; likely causes: an exploding reward, a "
@@ -93,6 +98,11 @@ class RowOptimizer:
                     leaf.grad = gradient[0]
             for optimizer in dict.fromkeys(self._owners.values()):
                 optimizer.step()
+            self.steps += 1
+        self.skip()
+
+    def skip(self) -> None:
+        """Forget the gradient and stand still."""
         for p in (*self.parameters.values(), *self._leaves.values()):
             p.grad = None
 

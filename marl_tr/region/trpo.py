@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from marl_tr.region.natural_step import (
     natural_step,
     unflatten,
 )
+from marl_tr.region.samples import Samples
 from marl_tr.region.turn import Candidate, Turn
 
 __all__ = ["Trpo"]
@@ -37,7 +39,6 @@ class Trpo:
 
     requires = frozenset({Capability.LOG_PROB, Capability.KL})
     guarantee = "hard"
-    direction = "kl_old_new"
 
     def __init__(self, config: TrpoConfig, optimizer: None = None) -> None:
         self.bound: float | None = config.bound
@@ -79,7 +80,9 @@ class Trpo:
 
         def accept(step: Tensor) -> Trial:
             measured = turn.measure(_moved(old, step))
-            divergence, gained = float(measured.divergence[0]), float(measured.gain[0])
+            divergence = float(measured.divergence[0])
+            # Objectives without an improvement to measure are refused (they are no functions of the likelihood).
+            gained = math.nan if measured.gain is None else float(measured.gain[0])
             predicted = float(gradient @ step.to(gradient.dtype))
             accepted = divergence <= config.bound and gained > 0 and gained >= config.accept_ratio * predicted
             return Trial(accepted=accepted, divergence=divergence, gain=gained)
@@ -106,9 +109,11 @@ def _moved(old: Parameters, step: Tensor) -> Parameters:
 def _gradient(turn: Turn, old: Parameters) -> tuple[float, Tensor]:
     """The objective less the regularisers, and its gradient at the old parameters, on the whole batch: ``[P]``."""
     leaves = {name: p.clone().requires_grad_() for name, p in old.items()}
-    evaluation = turn.learners.policy.evaluate(leaves, turn.batch)
-    gain = turn.gain(evaluation, turn.old.log_prob, turn.advantage, turn.batch.mask)
+    whole = Samples(turn.batch, turn.old.log_prob, turn.advantage)
+    estimate = turn.objective.estimate(turn, leaves, whole)
+    gain = estimate.gain
     if turn.terms:
+        evaluation = estimate.evaluation or turn.learners.policy.evaluate(leaves, turn.batch)
         references = [
             None if law is None else law.map(lambda x: x.to(gain.dtype) if x.is_floating_point() else x)
             for law in turn.references

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,28 +13,48 @@ from torch import Tensor
 from marl_tr.policy import Capability, Evaluation, Parameters, PolicyBatch, masked_mean
 from marl_tr.region.learners import Learners
 from marl_tr.region.regulariser import Term
+from marl_tr.region.samples import Samples
 
-__all__ = ["Candidate", "Learners", "Measurement", "Objective", "Region", "Turn"]
+__all__ = ["Candidate", "Estimate", "Learners", "Measurement", "Objective", "Region", "Turn"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an objective says of a minibatch.
+
+    Attributes:
+        gain: ``[R]``, to be maximised; differentiable in the parameters.
+        evaluation: Of the minibatch, where one was made on the way.
+        active: ``[R]`` bool, the rows that are to take a step; None: those with a decision.
+        scalars: ``[R]`` each, for the log, by tag; NaN where there is nothing to say.
+    """
+
+    gain: Tensor
+    evaluation: Evaluation | None = None
+    active: Tensor | None = None
+    scalars: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Objective(Protocol):
-    """What an update wants; maximised.
+    """What an update wants; maximised. `marl_tr.objective.ratio.Surrogate` is the base of those made of ratios.
 
-    Attributes:
-        entropy: Weight of the entropy bonus.
-        reduction: How gains are brought together over the policy's chain.
+    Optional hooks, looked up by name: ``clipped(log_prob, old_log_prob, dimensions) -> [..., K] bool``, which ratios
+    are cut off; ``measures(turn, parameters, measured) -> {tag: value}``, what is to be logged of one learner's
+    committed parameters.
     """
 
     requires: frozenset[Capability]
-    entropy: float
-    reduction: Literal["sum", "mean"]
 
-    def ratio(self, log_prob: Tensor, old_log_prob: Tensor, dimensions: int) -> Tensor:
-        """The likelihood ratio of each chain step, ``[L, T, N, k]``."""
+    def samples(self, turn: Turn) -> Samples:
+        """What minibatches are drawn from; single decisions where the policy has no memory."""
         ...
 
-    def gain(self, ratio: Tensor, advantage: Tensor) -> Tensor:
-        """Per decision and chain step: ``[L, T, N, k]`` and ``[L, T, N, 1]`` to ``[L, T, N, k]``."""
+    def estimate(self, turn: Turn, parameters: Parameters, samples: Samples) -> Estimate:
+        """The mean gain of `parameters` ``[R, ...]`` over a minibatch, or over all of a turn."""
+        ...
+
+    def improvement(self, turn: Turn, evaluation: Evaluation) -> Tensor | None:
+        """``[R]``: the gain of an evaluation of the whole batch less the old policy's; None: it cannot be said."""
         ...
 
 
@@ -43,19 +63,21 @@ class Measurement:
     """What a set of parameters does on the whole batch, a row each.
 
     Attributes:
-        divergence: ``[R]`` float64, mean KL(old || new) over decisions, summed over dimensions and chain, in nats.
-        gain: ``[R]``, mean objective minus the old policy's, entropy bonus and weighted regularisers included.
+        divergence: ``[R]`` float64, mean of `Policy.divergence` from the old policy over decisions, summed over the
+            chain: of policies with a likelihood KL(old || new) in nats.
+        gain: ``[R]``, mean objective minus the old policy's, entropy bonus and weighted regularisers included; None
+            where the objective cannot be evaluated so.
         log_prob: ``[R, T, N, K]``.
-        entropy: ``[R]``, mean.
+        entropy: ``[R]``, mean; None where the policy cannot say.
         evaluation: Of the whole batch.
         anchors: Mean KL(anchor || new) of each position term, ``[R]`` float64 nats, by name.
         terms: Value of each regulariser in its own unit, ``[R]`` float64, by name.
     """
 
     divergence: Tensor
-    gain: Tensor
+    gain: Tensor | None
     log_prob: Tensor
-    entropy: Tensor
+    entropy: Tensor | None
     evaluation: Evaluation
     anchors: dict[str, Tensor] = field(default_factory=dict)
     terms: dict[str, Tensor] = field(default_factory=dict)
@@ -92,27 +114,11 @@ class Turn:
         """The learners' names, in the order of `rows`."""
         return tuple(self.learners.names[row] for row in self.rows)
 
-    def gain(self, evaluation: Evaluation, old_log_prob: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
-        """Mean objective a row, ``[R]``, entropy bonus included; differentiable in `evaluation`.
-
-        `old_log_prob`, `advantage` and `mask` are those of the decisions and chain steps in `evaluation` (a minibatch,
-        perhaps; of some chain steps the sum over the chain is estimated).
-        """
-        ratio = self.objective.ratio(evaluation.log_prob, old_log_prob, evaluation.dimensions)
-        per_step = self.objective.gain(ratio, advantage.unsqueeze(-1))
-        if evaluation.weight is not None:
-            per_step = per_step * evaluation.weight
-        per_decision = per_step.mean(-1)
-        if self.objective.reduction == "sum":
-            per_decision = per_decision * self.old.log_prob.shape[-1]
-        if self.objective.entropy:
-            per_decision = per_decision + self.objective.entropy * evaluation.entropy
-        return masked_mean(per_decision, mask)
-
     def penalty(self, evaluation: Evaluation, references: Sequence[Any], old_log_prob: Tensor, mask: Tensor) -> Tensor:
         """What the regularisers take off the gain a row, ``[R]``; differentiable in `evaluation`.
 
-        `references` are the laws of `laws_of` on the decisions and chain steps of `evaluation`; the rest as in `gain`.
+        `references` are the laws of `laws_of` on the decisions and chain steps of `evaluation`, of which `old_log_prob`
+        and `mask` are too.
         """
         total = torch.zeros(len(self.rows), dtype=evaluation.log_prob.dtype, device=evaluation.log_prob.device)
         for term, reference in zip(self.terms, references, strict=True):
@@ -138,16 +144,14 @@ class Turn:
         policy, mask = self.learners.policy, self.batch.mask
         evaluation = policy.evaluate(parameters, self.batch)
         law = evaluation.law.map(_double)
-        gain = self.gain(evaluation, self.old.log_prob, self.advantage, mask) - self.gain(
-            self.old, self.old.log_prob, self.advantage, mask
-        )
+        gain = self.objective.improvement(self, evaluation)
         anchors: dict[str, Tensor] = {}
         terms: dict[str, Tensor] = {}
         for term, reference in zip(self.terms, self.references, strict=True):
             terms[term.name] = self._value(term, replace(evaluation, law=law), reference, self.old.log_prob, mask)
             if term.kind == "anchor":
                 anchors[term.name] = masked_mean(policy.divergence(reference, law).sum(-1), mask)
-            if term.active:
+            if term.active and gain is not None:
                 old = replace(self.old, law=self.old.law.map(_double))
                 change = terms[term.name] - self._value(term, old, reference, self.old.log_prob, mask)
                 gain = gain - (term.weight.to(change) * change).to(gain)
@@ -155,7 +159,7 @@ class Turn:
             divergence=masked_mean(policy.divergence(self.old.law.map(_double), law).sum(-1), mask),
             gain=gain,
             log_prob=evaluation.log_prob,
-            entropy=masked_mean(evaluation.entropy, mask),
+            entropy=None if evaluation.entropy is None else masked_mean(evaluation.entropy, mask),
             evaluation=evaluation,
             anchors=anchors,
             terms=terms,
@@ -218,14 +222,12 @@ class Region(Protocol):
     Attributes:
         guarantee: ``"hard"``: the Guard keeps the bound; ``"soft"``: pulled back, not kept; ``"none"``: measured.
         requires: What a policy must be able to say of itself.
-        bound: Mean KL(old || new) a learner and update, or None.
-        direction: Name of the divergence, for the audit.
+        bound: Mean divergence (`Policy.divergence`) from the old policy a learner and update, or None.
     """
 
     guarantee: str
     requires: frozenset[Capability]
     bound: float | None
-    direction: str
 
     def propose(self, turn: Turn) -> Candidate:
         """New parameters for the turn's rows; nothing is committed."""

@@ -49,7 +49,9 @@ class OptimizerSection(Strict):
         description="Forward and backward passes an optimizer step, at most those of an epoch (its last step may have "
         "fewer).",
     )
-    max_grad_norm: float = Field(default=10.0, gt=0, description="Gradient norm a learner, clipped above.")
+    max_grad_norm: float | None = Field(
+        default=10.0, gt=0, description="Gradient norm a learner, clipped above; empty: not clipped."
+    )
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:

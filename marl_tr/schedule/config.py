@@ -16,7 +16,10 @@ class SimultaneousConfig(Strict):
 
 
 class SequentialConfig(Strict):
-    """Kuba et al., arXiv 2109.11251: a random order, and the ratios of those before as a factor."""
+    """Kuba et al., arXiv 2109.11251: a random order, and the ratios of those before as a factor.
+
+    Learners without a likelihood go last.
+    """
 
     needs_own_parameters: ClassVar[bool] = True
     wants_shared_reward: ClassVar[bool] = True

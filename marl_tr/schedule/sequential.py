@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from marl_tr.policy import Capability
 from marl_tr.region.guard import Guard, UpdateReport
 from marl_tr.schedule.assignment import Assignment
 from marl_tr.schedule.config import SequentialConfig
@@ -20,6 +21,10 @@ class Sequential:
     ``M_1 = A`` and ``M_{m+1} = w_m M_m``, where ``w_m`` is the ratio new to old of the m-th learner's recorded action,
     taken after the Guard has decided. The factor weighs the advantage after its normalisation and never reaches
     below ``1 / limit`` or above ``limit``.
+
+    Learners without a likelihood go last, in random order among themselves: they see the factor of those before them,
+    and as their own ratio is unknown they multiply it by 1. So no learner's advantage lacks a factor that could have
+    been known; what such learners did to one another stays out of account.
     """
 
     def __init__(self, config: SequentialConfig) -> None:
@@ -31,6 +36,8 @@ class Sequential:
         """One turn a learner; reports in the order of the turns."""
         learners = [(a, row) for a in assignments for row in range(len(a.learners.names))]
         order = torch.randperm(len(learners), generator=generator).tolist()
+        # Stable: among those with a likelihood, and among those without, the order stays random.
+        order.sort(key=lambda k: Capability.LOG_PROB not in learners[k][0].learners.policy.capabilities)
         log_factor: Tensor | None = None
         reports: list[UpdateReport] = []
         for k in order:

@@ -359,14 +359,16 @@ class Trainer:
                 scalars["charts/episodic_return"] = float(returns[counted].mean())
             scalars["charts/episodic_length"] = float(rollout.episodes.lengths.mean())
         scalars |= {f"env/{name}": value for name, value in rollout.episodes.metrics.items()}
-        scalars["losses/entropy"] = float(np.mean([report.entropy for report in reports]))
+        entropies = [report.entropy for report in reports if report.entropy is not None]
+        if entropies:
+            scalars["losses/entropy"] = float(np.mean(entropies))
         scalars["losses/value_loss"] = fit.loss_after
         scalars["losses/explained_variance"] = fit.explained_variance
         scalars["critic/divergence"] = fit.divergence
         if fit.bound is not None:
             scalars["critic/bound"] = fit.bound
         for report in reports:
-            scalars |= _region_scalars(report)
+            scalars |= _region_scalars(report) | report.measures
         for player in self.players:
             scalars |= player.team.policy.diagnostics()
         return scalars

@@ -40,6 +40,7 @@ class MeanPolicy:
 
     rows = Rows(agents=2, shared=False)
     capabilities = frozenset({Capability.LOG_PROB, Capability.KL})
+    direction = "kl_old_new"
     recurrent = False
     observes = False
 

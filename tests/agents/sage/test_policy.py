@@ -21,6 +21,7 @@ from marl_tr.policy import PolicyBatch, Rows
 from marl_tr.region.config import TrpoConfig
 from marl_tr.region.guard import Guard
 from marl_tr.region.trpo import Trpo
+from marl_tr.region.samples import Samples
 from marl_tr.region.turn import Learners, Turn
 from marl_tr.vector.contract import GroupSpec
 
@@ -195,7 +196,7 @@ def test_the_gradient_of_both_objectives_at_the_old_parameters_is_the_weighted_s
     leaves = {name: p.requires_grad_() for name, p in frozen(policy).items()}
     for objective in (Surrogate(SurrogateConfig()), ClippedRatio(ClippedRatioConfig(entropy=0))):
         turn = _turn(policy, batch, advantage, objective)
-        gain = turn.gain(policy.evaluate(leaves, batch), turn.old.log_prob, advantage, batch.mask).sum()
+        gain = objective.estimate(turn, leaves, Samples(batch, turn.old.log_prob, advantage)).gain.sum()
         found = torch.autograd.grad(gain, list(leaves.values()))
         evaluation = policy.evaluate(leaves, batch)
         assert evaluation.weight is not None
@@ -213,7 +214,7 @@ def test_means_in_place_of_sums_divide_the_log_ratio_by_the_dimensions() -> None
     turn = _turn(policy, batch, advantage, Surrogate(SurrogateConfig(reduction="mean")))
     evaluation = policy.evaluate(moved, batch)
     assert evaluation.weight is not None
-    found = turn.gain(evaluation, turn.old.log_prob, advantage, batch.mask)
+    found = turn.objective.estimate(turn, moved, Samples(batch, turn.old.log_prob, advantage)).gain
     root = ((evaluation.log_prob - turn.old.log_prob) / D).exp()
     expected = (root * evaluation.weight).mean(-1) * advantage
     torch.testing.assert_close(found[0], expected.mean(), rtol=1e-4, atol=1e-6)
