@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -76,7 +77,10 @@ class NoiseHead(nn.Module):
         self._gain, self._spread, self._action = config.latent_gain, config.initial_spread, action
         width = config.head[0]
         film = config.conditioning == "film"
-        self.noise = StackedLinear(rows, latent, width, generator=generator) if film else None
+        # Weights of variance 1 / Z, so that the noise's features vary by g: were they of the size that an orthogonal
+        # start gives a wide layer, an activation would be almost linear in them, and samples could hardly part.
+        gain = math.sqrt(max(1.0, width / latent))
+        self.noise = StackedLinear(rows, latent, width, generator=generator, gain=gain) if film else None
         self.film = StackedLinear(rows, features, 2 * width, generator=generator, gain=1.0) if film else None
         self.body = StackedMLP(
             rows,
