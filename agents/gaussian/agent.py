@@ -32,6 +32,7 @@ class ExplicitPolicy:
     """
 
     capabilities = frozenset({Capability.LOG_PROB, Capability.KL})
+    direction = "kl_old_new"
 
     def __init__(
         self,
