@@ -54,9 +54,9 @@ class Bandit:
 
         max_k h_k exp(-|a - m_k(s)|^2 / (2 width^2)) + noise xi,    xi ~ N(0, 1).
 
-    Two modes at 0.7, this angle, the greater of two bumps of 0.2 and noise of 0.1 are the task on which public work on
-    policies with several modes reports; that a bump is an unnormalised Gaussian of height 1, more modes, heights, the
-    factor `rotation`, and what counts as in a mode and as keeping one (`IN_MODE`, `circle.EVEN_SHARE`) are ours.
+    For two modes they are ``+-0.7 (cos th, sin th)``. The task and its constants are ours (that a bump is a Gaussian of
+    height 1 at its top among them), as is what counts as in a mode (`IN_MODE`) and as keeping one
+    (`circle.EVEN_SHARE`): values can be compared with each other, not with a publication's.
     """
 
     id = "games/bandit-v0"
@@ -67,7 +67,7 @@ class Bandit:
     def __init__(self, config: BanditConfig) -> None:
         self.config = config
         self.modes = config.modes
-        self.observation = spaces.Box(-1.0, 1.0, (2,), np.float32)
+        self.observation: spaces.Box = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.frame = Frame(
             targets=self._points(np.zeros(1))[0],
             landscape=lambda places: self._worth(np.zeros(1), places[None])[0],

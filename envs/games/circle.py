@@ -12,8 +12,8 @@ __all__ = ["EVEN_SHARE", "mode_measures", "nearest", "points", "squared_distance
 Array = NDArray[Any]
 
 EVEN_SHARE = 0.2
-"""A mode counts as kept if it has at least this part of an even share, ``1 / M``, of a context's samples: for two modes
-10 %, the bound that the bimodal bandit is usually reported with."""
+"""A mode counts as kept if it has at least this part of an even share, ``1 / M``, of a context's samples: 10 % of them
+for two modes, and less for more, each of which has less when all are kept."""
 
 
 def points(angle: ArrayLike, *, modes: int, radius: float) -> Array:

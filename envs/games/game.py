@@ -199,7 +199,7 @@ class GameVectorEnv:
             own_state=True,
         )
         self._begin(seed=0, episode=0)
-        self._ended = self._place
+        self._ended: Leaves = self._place
 
     def reset(self, seed: int) -> Step:
         """Start ``E`` new episodes; equal seeds give equal episodes.
@@ -319,9 +319,14 @@ class GameVectorEnv:
         self._place = self.game.begin(self._draw())
         self._seen, self._chosen = [self._context()[0]], []
 
+    _place: Leaves
+    """Where every copy is; `_ended`: where its last episode ended."""
+    _slot: int
+    """Steps of the episode."""
     _seen: list[Array]
-    """Of the first copy's episode, for `render`: what was seen, and (`_chosen`) what was done."""
+    """Of the first copy's episode, for `render`: what was seen."""
     _chosen: list[Array]
+    """And what was done."""
     _last: Shown | None = None
     """The first copy's episode that ended last, for `render`."""
 

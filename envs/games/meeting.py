@@ -65,7 +65,7 @@ class Meeting:
     def __init__(self, config: MeetingConfig) -> None:
         self.config = config
         self.modes = config.modes
-        self.observation = spaces.Box(-1.0, 1.0, (2,), np.float32)
+        self.observation: spaces.Box = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.frame = Frame(
             targets=self._points(np.zeros(1))[0],
             # What a place is worth if the other agent chose it too.

@@ -64,7 +64,7 @@ class Reach:
     def __init__(self, config: ReachConfig) -> None:
         self.config = config
         self.modes = config.modes
-        self.observation = spaces.Box(-1.0, 1.0, (5,), np.float32)
+        self.observation: spaces.Box = spaces.Box(-1.0, 1.0, (5,), np.float32)
         self.frame = Frame(targets=self._goals(np.zeros(1))[0], ring=config.arrival)
 
     def begin(self, draw: Draw) -> Leaves:
@@ -117,4 +117,5 @@ class Reach:
     def _towards(self, place: Leaves, goals: Array, chosen: Array) -> Array:
         """Straight to the goals ``[E, 1]``, as fast as it goes without passing them; ``[E, 1, 2]``."""
         way = np.take_along_axis(goals, chosen[..., None], axis=1) - place["position"][:, None]
-        return way / np.maximum(np.linalg.norm(way, axis=2, keepdims=True), self.config.speed)
+        velocity: Array = way / np.maximum(np.linalg.norm(way, axis=2, keepdims=True), self.config.speed)
+        return velocity
