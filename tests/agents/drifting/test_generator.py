@@ -173,9 +173,7 @@ def test_modes_are_counted_by_gaps() -> None:
 
 
 def test_actions_that_cannot_drift_are_refused_with_a_way_out() -> None:
-    with pytest.raises(
-        UserError, match=r"a drifting policy draws one continuous action.*use agents of kind 'gaussian'"
-    ):
+    with pytest.raises(UserError, match=r"a drifting policy draws one continuous.*use agents of kind 'gaussian'"):
         build(box=spaces.Discrete(3))
     with pytest.raises(UserError, match="1 dimensions of noise cannot fill an action of 2"):
         build(latent=1)

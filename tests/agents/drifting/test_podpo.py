@@ -194,9 +194,7 @@ def test_the_guard_keeps_a_bound_on_the_drift_distance(network: str) -> None:
     assert [line["bound"] for line in lines] == [1e-4, 1e-4]
 
 
-def trained(
-    policy: Any, config: PodpoConfig, advantage_of: Any, *, iterations: int, optimizer: OptimizerSection
-) -> Any:
+def train(policy: Any, config: PodpoConfig, advantage_of: Any, *, iterations: int, optimizer: OptimizerSection) -> None:
     """Rounds of acting in one-step episodes on random contexts, and learning from `advantage_of`."""
     noise, learners, region = generator(21), make_learners(policy), make_region("measured", optimizer=optimizer)
     for _ in range(iterations):
