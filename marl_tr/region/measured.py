@@ -138,7 +138,7 @@ class Measured:
 
 def _scalars(names: Sequence[str], estimates: Sequence[Estimate]) -> dict[str, float]:
     """What the objective said of its minibatches, the mean over them a learner."""
-    found = {}
+    found: dict[str, float] = {}
     for tag in dict.fromkeys(tag for estimate in estimates for tag in estimate.scalars):
         means = torch.stack([estimate.scalars[tag] for estimate in estimates if tag in estimate.scalars]).nanmean(0)
         found |= {f"{tag}/{name}": value for name, value in zip(names, means.tolist(), strict=True) if value == value}
