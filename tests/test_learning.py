@@ -29,7 +29,7 @@ THRESHOLDS = [
     ("sage_mixture", [], "eval/mode/mean", 0.95),
     ("sage_steps", [], "eval/mode/mean", 0.95),
     # In standard deviations of the pretrained model with ten steps; with four it earns -1.09 before training.
-    ("sage_quick", [], "eval/mode/overall", -0.95),
+    ("sage_quick", [], "eval/mode/overall", -0.85),
 ]
 
 
