@@ -47,6 +47,7 @@ NAMES = {"podpo": "PODPO", "clip": "PPO", "trpo": "TRPO", "sb3": "PPO (SB3)"}
 COLORS = dict(zip(METHODS, ("#D55E00", "#0072B2", "#009E73", "#6b6b6b"), strict=True))
 STOCHASTIC = {"podpo": "sample", "clip": "drawn", "trpo": "drawn", "sb3": "drawn"}
 ONE_ACTION = {"podpo": "medoid", "clip": "mode", "trpo": "mode", "sb3": "mode"}
+TIMES = {"wall_s": "wall time", "cpu_s": "processor time"}
 COPIES, ROLLOUT, EPISODES = 8, 256, 20
 
 
@@ -62,7 +63,7 @@ def main() -> None:
         arguments.results.write_text(json.dumps(summary(rows), indent=1) + "\n")
     results = json.loads(arguments.results.read_text())
     show(results)
-    draw(results, arguments.figure)
+    draw(results, arguments.figure, time=arguments.time)
     print(f"{arguments.results}\n{arguments.figure}")
 
 
@@ -81,6 +82,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rows", type=Path, default=Path("runs/drifting_control.jsonl"))
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--figure", type=Path, default=FIGURE)
+    parser.add_argument("--time", default="wall_s", choices=TIMES, help="of the figure's second row")
     parser.add_argument("--summarise", action="store_true", help="run nothing; results of the runs that are there")
     parser.add_argument("--redraw", action="store_true", help="only draw the kept results again")
     arguments = parser.parse_args()
@@ -253,8 +255,8 @@ def _told(c: dict[str, Any], way: str) -> str:
     return f"{found['estimate']:.1f} [{found['low']:.1f}, {found['high']:.1f}]"
 
 
-def draw(results: dict[str, Any], path: Path) -> None:
-    """A column a task: training returns over steps, and over wall time."""
+def draw(results: dict[str, Any], path: Path, *, time: str = "wall_s") -> None:
+    """A column a task: training returns over steps, and over time."""
     from matplotlib.figure import Figure
 
     cells = [c for c in results["cells"] if c["seeds"] and not c["label"]]
@@ -265,7 +267,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     axes = figure.subplots(2, len(tasks), squeeze=False, sharey="col")
     for column, task in enumerate(tasks):
         for c in (c for c in cells if c["task"] == task):
-            for axis, name in zip(axes[:, column], ("step", "wall_s"), strict=True):
+            for axis, name in zip(axes[:, column], ("step", time), strict=True):
                 color, line = COLORS[c["method"]], c["curve"]
                 axis.plot(line[name], line["mean"], color=color, linewidth=1.8, label=NAMES[c["method"]])
                 axis.fill_between(line[name], line["low"], line["high"], color=color, alpha=0.15, linewidth=0)
@@ -273,7 +275,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
         axes[0, column].set_title(f"{TASKS[task]['env']}, {count} seed(s)", loc="left", fontsize=11)
         axes[0, column].set_xlabel("environment steps")
-        axes[1, column].set_xlabel("wall time without evaluations, s, one thread")
+        axes[1, column].set_xlabel(f"{TIMES[time]} without evaluations, s, one thread")
     for axis in axes.flat:
         axis.grid(color="#dddddd", linewidth=0.8)
         axis.spines[["top", "right"]].set_visible(False)

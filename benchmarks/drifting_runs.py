@@ -1,11 +1,12 @@
 """What the benchmarks of drifting policies share: one run in a process of its own, measured while and after it trains.
 
 A *job* is a mapping: ``run`` (what names it), ``scenario``, ``overrides`` (``"section.key=value"``), ``ways`` of acting
-that are measured (`WAYS`), ``every`` (iterations between looks, 0: only at the end), ``episodes`` (held-out ones of a
-look), ``final_episodes``, and where they are wanted ``cohort`` (copies of an episode that measure how answers divide
-among modes) and ``contexts`` (how many are shown: so many cohorts' samples are kept). Run as a script, this module
-reads one from standard input, trains, and prints its row; `run_all` does that for many jobs, appends a line of JSON a
-finished run, and skips those that are there. A job with ``python`` and ``script`` is run by those instead.
+that are measured (`WAYS`), ``every`` (iterations between looks at the first of them, 0: only at the end), ``episodes``
+(held-out ones of a look), ``final_episodes``, and where they are wanted ``cohort`` (copies of an episode that measure
+how answers divide among modes) and ``contexts`` (how many are shown: so many cohorts' samples are kept). Run as a
+script, this module reads one from standard input, trains, and prints its row; `run_all` does that for many jobs,
+appends a line of JSON a finished run, and skips those that are there. A job with ``python`` and ``script`` is run by
+those instead.
 
 Wall time and processor time are those of building, rollouts and learning; evaluations are not in them.
 """
@@ -69,7 +70,7 @@ def measure_run(job: Mapping[str, Any]) -> dict[str, Any]:
     notes, looks, diverged = _Notes(trainer, clock), [], None
     every = job.get("every", 0)
     if every:
-        looks.append(_look(trainer, job, job["episodes"]))
+        looks.append(_look(trainer, job, job["ways"][:1], job["episodes"]))
     while trainer.iteration < trainer.iterations and diverged is None:
         try:
             with clock:
@@ -79,12 +80,12 @@ def measure_run(job: Mapping[str, Any]) -> dict[str, Any]:
             break
         notes.add(scalars)
         if every and trainer.iteration % every == 0 and trainer.iteration < trainer.iterations:
-            looks.append(_look(trainer, job, job["episodes"]))
+            looks.append(_look(trainer, job, job["ways"][:1], job["episodes"]))
     row = {**clock.row(), "load": [load, os.getloadavg()[0]], "iterations": trainer.iteration}
     row |= {"outcomes": _outcomes(audit), "diverged": diverged, "parameters": _parameters(trainer)}
     row |= {"seconds": {name: round(value, 2) for name, value in trainer.seconds.items()}, **notes.row()}
     if diverged is None:
-        looks.append(_look(trainer, job, job["final_episodes"], keep=job.get("keep_returns", False)))
+        looks.append(_look(trainer, job, job["ways"], job["final_episodes"], keep=job.get("keep_returns", False)))
         row["samples"] = _samples(trainer, job)
     trainer.env.close()
     return {**row, "looks": looks}
@@ -211,10 +212,12 @@ class _Notes:
         return {"curve": self._curve, "training": self._scalars}
 
 
-def _look(trainer: Trainer, job: Mapping[str, Any], episodes: int, *, keep: bool = False) -> dict[str, Any]:
-    """Held-out means of every way of acting: ``return``, the environment's metrics, and its measures of modes."""
+def _look(
+    trainer: Trainer, job: Mapping[str, Any], ways: Sequence[str], episodes: int, *, keep: bool = False
+) -> dict[str, Any]:
+    """Held-out means of some ways of acting: ``return``, the environment's metrics, and its measures of modes."""
     found: dict[str, Any] = {"iteration": trainer.iteration, "step": trainer.step}
-    for way in job["ways"]:
+    for way in ways:
         played = _play(trainer, job, way, episodes)
         found[way] = {
             "return": float(played.returns.mean()),
@@ -227,6 +230,9 @@ def _look(trainer: Trainer, job: Mapping[str, Any], episodes: int, *, keep: bool
 
 
 def _play(trainer: Trainer, job: Mapping[str, Any], way: str, episodes: int) -> Episodes:
+    if way == "medoid" and job.get("cohort"):
+        # Each of its actions takes dozens of samples, all of them in memory at once.
+        episodes = job["cohort"] * max(1, episodes // job["cohort"] // 4)
     return evaluate_policies(
         [_acting(trainer, job, way)],
         lambda copies: _environment(trainer.scenario, copies, job.get("cohort")),
