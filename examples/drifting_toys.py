@@ -15,7 +15,6 @@ import math
 import os
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -29,6 +28,7 @@ from torch import Generator, Tensor, nn
 
 from marl_tr.agents.drifting.field import Normalisation, drift, drift_loss
 
+SCRIPT = "examples/drifting_toys.py"
 NOISE_STD = 3.0
 """Of the two-dimensional noise. Modes have to be torn apart along lines in it, which a wide noise makes easier."""
 HELD_OUT = 4000
@@ -252,18 +252,20 @@ def draw(drawn: Sequence[tuple[Run, Outcome, dict[int, Tensor]]], path: Path) ->
 
 def keep(rows: list[dict[str, Any]], path: Path) -> None:
     """Write `rows` into the JSON of results, in place of rows of the same runs."""
-
-    def name(row: dict[str, Any]) -> str:
-        return json.dumps([row["set"], row["field"], row["temperatures"], row["steps"], row["batch"], row["seed"]])
-
-    command = "python examples/drifting_toys.py " + " ".join(sys.argv[1:])
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, one thread"
-    made = {"command": command, "commit": git.stdout.strip(), "machine": machine}
+    made = {"commit": git.stdout.strip(), "machine": machine}
     kept = json.loads(path.read_text())["runs"] if path.exists() else []
-    merged = {name(row): row for row in [*kept, *(row | made for row in rows)]}
+    merged = {command(row): row for row in [*kept, *(row | made for row in rows)]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"runs": list(merged.values())}, indent=1) + "\n")
+    path.write_text(json.dumps({"runs": [{"command": c} | row for c, row in merged.items()]}, indent=1) + "\n")
+
+
+def command(row: dict[str, Any]) -> str:
+    """What makes this row alone."""
+    temperatures = " ".join(map(str, row["temperatures"]))
+    chosen = f"--sets {row['set']} --fields {row['field']} --temperatures {temperatures}"
+    return f"python {SCRIPT} {chosen} --steps {row['steps']} --batch {row['batch']} --seeds {row['seed']}"
 
 
 if __name__ == "__main__":
