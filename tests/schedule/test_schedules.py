@@ -272,3 +272,46 @@ def test_losses_of_a_proposal_reach_the_log() -> None:
 
 def _row(part: Assignment, row: int) -> tuple[Tensor, Tensor]:
     return part.advantage[[row]], part.batch.mask[[row]]
+
+
+# Learners without a likelihood.
+
+
+class Mute(MeanPolicy):
+    """The same, but it cannot say how likely its actions are."""
+
+    capabilities = frozenset({Capability.SAMPLE_DISTANCE})
+
+    def evaluate(self, parameters: Parameters, batch: PolicyBatch) -> Evaluation:
+        evaluation = super().evaluate(parameters, batch)
+        return Evaluation(log_prob=torch.zeros_like(evaluation.log_prob), entropy=None, law=evaluation.law)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_learners_without_a_likelihood_go_last_and_see_the_factor_of_those_before_them(seed: int) -> None:
+    speaking, mute = product_game(MeanPolicy()), product_game(Mute())
+    mute = replace(mute, learners=Learners(mute.learners.policy, ["third", "fourth"]))
+    regions = [Recording(speaking.region), Recording(Still())]
+    assignments = [replace(a, region=region) for a, region in zip((mute, speaking), regions[::-1], strict=True)]
+    reports = Sequential(SequentialConfig(factor_limit=1e6)).update(assignments, guard(), generator(seed), 0.0)
+    assert {r.learner for r in reports[:2]} == {"first", "second"}
+    assert {r.learner for r in reports[2:]} == {"third", "fourth"}
+    log_factor = sum(speaking.environment_log_ratio(row, r.log_ratio) for row, r in _rows(reports[:2]))
+    assert isinstance(log_factor, Tensor)
+    assert log_factor.abs().max() > 0.1
+    for turn in regions[1].turns:
+        torch.testing.assert_close(turn.advantage[0], mute.advantage[turn.rows[0]] * log_factor.exp())
+
+
+def _rows(reports: list[UpdateReport]) -> list[tuple[int, UpdateReport]]:
+    return [({"first": 0, "second": 1}[report.learner], report) for report in reports]
+
+
+class Still:
+    """A region that proposes what there is."""
+
+    guarantee, bound, requires = "none", None, frozenset[Capability]()
+
+    def propose(self, turn: Turn) -> Candidate:
+        old = turn.learners.parameters(turn.rows)
+        return Candidate(old, [{}], [None], [None], [0], [""])

@@ -52,6 +52,34 @@ agents: {kind: gaussian, hidden: [16]}
 trainer: {total_steps: 480, rollout_steps: 16, checkpoint_every: 2}
 evaluation: {every: 3, episodes: 3, final_episodes: 3, media: false, references: false}
 """,
+    "families": """
+name: tiny
+env: {id: uav/downlink-v0, num_envs: 4, reward: mean, config: {num_uavs: 3, num_users: 4, horizon: 12, rho: 1.0}}
+agents:
+  - {select: [uav_0], kind: matr, network: gru, hidden: [16]}
+  - select: [uav_1]
+    kind: flow
+    steps: 3
+    network: {kind: mlp, hidden: [16]}
+    objective: {kind: clip, entropy: 0}
+    region: {kind: measured, bound: 0.01}
+    optimizer: {learning_rate: 1e-2, epochs: 2}
+  - select: [uav_2]
+    kind: drifting
+    network: gru
+    hidden: [16]
+    head: [16]
+    normalise_observation: true
+    objective: {kind: podpo, minimum_positives: 2}
+    region: {kind: measured, bound: 1e-4}
+    optimizer: {learning_rate: 1e-2, epochs: 2, max_grad_norm: null}
+objective: {kind: surrogate}
+region: {kind: trpo, bound: 0.01}
+schedule: {kind: sequential}
+critic: {kind: graph_recurrent, width: 16, fit: {kind: trust_region, subsample: 0.5}}
+trainer: {total_steps: 320, rollout_steps: 8, checkpoint_every: 2}
+evaluation: {every: 3, episodes: 4, final_episodes: 4, window: 4, media: false, references: false}
+""",
 }
 
 _CHILD = """
