@@ -20,8 +20,8 @@ from marl_tr.objective.ratio import ClippedRatio, Surrogate
 from marl_tr.policy import PolicyBatch, Rows
 from marl_tr.region.config import TrpoConfig
 from marl_tr.region.guard import Guard
-from marl_tr.region.trpo import Trpo
 from marl_tr.region.samples import Samples
+from marl_tr.region.trpo import Trpo
 from marl_tr.region.turn import Learners, Turn
 from marl_tr.vector.contract import GroupSpec
 
