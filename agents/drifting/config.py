@@ -94,6 +94,13 @@ class PodpoConfig(Strict):
         default="linear", description="Of a positive action by its advantage A in standard deviations: A, 1 or exp(A)."
     )
     weight_cap: float = Field(default=4.0, gt=0, description="Of A in the weights.")
+    weight_power: float = Field(
+        default=1.0,
+        gt=0,
+        le=16,
+        description="Exponent p of linear weights, A^p: the larger, the farther an update goes, and the fewer actions say "
+        "where. 1 makes the policy times the positive part of A the target.",
+    )
     balance: float = Field(
         default=0.0,
         ge=0,

@@ -118,7 +118,7 @@ class Podpo:
         advantage = problems.advantage.clamp(max=config.weight_cap)
         match config.weights:
             case "linear":
-                weight = advantage.clamp_min(0)
+                weight = advantage.clamp_min(0) ** config.weight_power
             case "exp":
                 weight = advantage.exp()
             case "uniform":

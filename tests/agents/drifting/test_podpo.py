@@ -77,6 +77,7 @@ def test_the_gradient_is_that_of_samples_pulled_along_the_field() -> None:
     ("settings", "expected"),
     [
         ({"weights": "linear", "weight_cap": 2.0}, [0.5, 1.0, 2.0, 2.0]),
+        ({"weights": "linear", "weight_power": 2.0}, [0.25, 1.0, 4.0, 16.0]),
         ({"weights": "uniform"}, [1.0, 1.0, 1.0, 1.0]),
         ({"weights": "exp", "weight_cap": 2.0}, np.exp([0.5, 1.0, 2.0, 2.0]).tolist()),
     ],
