@@ -98,8 +98,8 @@ class PodpoConfig(Strict):
         default=1.0,
         gt=0,
         le=16,
-        description="Exponent p of linear weights, A^p: the larger, the farther an update goes, and the fewer actions say "
-        "where. 1 makes the policy times the positive part of A the target.",
+        description="Exponent p of linear weights, A^p: the larger, the farther an update goes, and the fewer actions "
+        "say where. 1 makes the policy times the positive part of A the target.",
     )
     balance: float = Field(
         default=0.0,
