@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from marl_tr.scenario.strict import Strict
+from marl_tr.scenario.strict import Strict, Width
 
 __all__ = ["BalancedPodpoConfig", "DriftingConfig", "PodpoConfig"]
 
@@ -23,8 +23,8 @@ class DriftingConfig(Strict):
     network: Literal["mlp", "gru"] = Field(
         default="mlp", description="'gru' puts a GRU cell behind the encoder; the noise enters after it."
     )
-    hidden: list[int] = Field(default=[128], min_length=1, description="Widths of the encoder of the observation.")
-    head: list[int] = Field(
+    hidden: list[Width] = Field(default=[128], min_length=1, description="Widths of the encoder of the observation.")
+    head: list[Width] = Field(
         default=[128], min_length=1, description="Widths of the layers after the noise has come in."
     )
     activation: Literal["tanh", "relu", "silu"] = Field(default="silu", description="Between the layers.")
@@ -52,12 +52,14 @@ class DriftingConfig(Strict):
         ge=1,
         description="Actions are learned from as far out as this, half a bounded range being 1; what acts is clipped.",
     )
-    mode: Literal["medoid", "zero", "sample"] = Field(
+    mode: Literal["medoid", "densest", "zero", "sample"] = Field(
         default="medoid",
-        description="How evaluations in the mode act: the medoid of samples, the action of zero noise, or a sample "
-        "without exploration. Never a mean, which lies between modes.",
+        description="How evaluations in the mode act: the medoid of samples, the one where samples are densest, the action "
+        "of zero noise, or a sample without exploration. Never a mean, which lies between modes.",
     )
-    medoid_samples: int = Field(default=32, ge=2, le=4096, description="Samples that the medoid is one of.")
+    medoid_samples: int = Field(
+        default=32, ge=2, le=4096, description="Samples that the medoid, or the densest, is one of."
+    )
     normalise_observation: bool = Field(
         default=False, description="Running mean/std of the inputs; what the generator does is kept when they move."
     )
@@ -133,6 +135,6 @@ class BalancedPodpoConfig(PodpoConfig):
         default=1.0,
         ge=0,
         le=1,
-        description="Exponent kappa of the density by which weights are divided; the modes' shares go as the positive "
+        description="Exponent kappa of the density by which weights are divided; shares of modes go as the positive "
         "part of their advantage to the power 1 / kappa.",
     )

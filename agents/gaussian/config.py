@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from marl_tr.scenario.schema import Strict
+from marl_tr.scenario.strict import Width
 
 __all__ = ["GaussianConfig"]
 
@@ -17,7 +18,7 @@ class GaussianConfig(Strict):
     capabilities: ClassVar[frozenset[str]] = frozenset({"log_prob", "kl"})
 
     network: Literal["mlp", "gru"] = Field(default="mlp", description="'gru' puts a GRU cell behind the hidden layers.")
-    hidden: list[int] = Field(default=[128, 128], min_length=1, description="Widths of the hidden layers.")
+    hidden: list[Width] = Field(default=[128, 128], min_length=1, description="Widths of the hidden layers.")
     activation: Literal["tanh", "relu"] = Field(default="tanh", description="Between the hidden layers.")
     law: Literal["gaussian", "beta", "mixture"] = Field(
         default="gaussian",

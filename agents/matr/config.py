@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from marl_tr.agents.gaussian.config import GaussianConfig
 from marl_tr.critic.config import CriticConfig
+from marl_tr.scenario.strict import Width
 
 __all__ = ["GraphRecurrentConfig", "MatrConfig"]
 
@@ -16,7 +17,7 @@ class MatrConfig(GaussianConfig):
     """Decentralised actors; GRU and Beta law are the reconstruction's defaults (specification 2.2)."""
 
     network: Literal["mlp", "gru"] = Field(default="gru", description="'gru' puts a GRU cell behind the hidden layers.")
-    hidden: list[int] = Field(default=[128], min_length=1, description="Widths of the hidden layers.")
+    hidden: list[Width] = Field(default=[128], min_length=1, description="Widths of the hidden layers.")
     activation: Literal["tanh", "relu"] = Field(default="relu", description="Between the hidden layers.")
     law: Literal["gaussian", "beta", "mixture"] = Field(default="beta", description="Law of a Box action.")
     encoder: Literal["flat", "entities"] = Field(

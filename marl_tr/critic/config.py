@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from marl_tr.scenario.schema import Strict
+from marl_tr.scenario.strict import Width
 
 __all__ = ["AdamFitConfig", "CriticConfig", "Fit", "MlpCriticConfig", "TrustRegionFitConfig"]
 
@@ -68,5 +69,5 @@ class MlpCriticConfig(CriticConfig):
     scope: Literal["centralized", "local"] = Field(
         default="centralized", description="'local': each agent's value sees its own observation only (IPPO)."
     )
-    hidden: list[int] = Field(default=[128, 128], min_length=1, description="Widths of the hidden layers.")
+    hidden: list[Width] = Field(default=[128, 128], min_length=1, description="Widths of the hidden layers.")
     normalise_observation: bool = Field(default=False, description="Running mean/std of the inputs, law-preserving.")

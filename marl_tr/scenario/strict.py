@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
 
-__all__ = ["Strict"]
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["Strict", "Width"]
+
+Width = Annotated[int, Field(ge=1, le=65_536)]
+"""Of a layer."""
 
 
 class Strict(BaseModel):

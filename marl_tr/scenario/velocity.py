@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from marl_tr.scenario.schema import Strict
+from marl_tr.scenario.strict import Width
 
 __all__ = [
     "LoraConfig",
@@ -18,7 +19,7 @@ __all__ = [
 
 
 class _Hidden(Strict):
-    hidden: list[int] = Field(default=[128, 128], min_length=1, description="Widths of the hidden layers.")
+    hidden: list[Width] = Field(default=[128, 128], min_length=1, description="Widths of the hidden layers.")
     activation: Literal["tanh", "relu", "silu"] = Field(default="silu", description="Between the hidden layers.")
     frequencies: int = Field(default=8, ge=0, le=64, description="Fourier features of the noise level, pairs.")
 

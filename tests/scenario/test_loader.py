@@ -258,3 +258,20 @@ def test_what_a_pattern_wants_is_said_in_words(good: str, problems: Load) -> Non
         "name",
         "must be letters, digits, '_', '.' and '-', beginning with a letter or digit, not 'my run!'",
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "override"),
+    [
+        ("podpo_bandit", "agents.head=[8, 0]"),
+        ("podpo_bandit", "agents.hidden=[-3]"),
+        ("podpo_bandit", "critic.hidden=[0]"),
+        ("pendulum", "agents.hidden=[0]"),
+        ("uav_team", "agents.hidden=[0]"),
+        ("flow_pendulum", "agents.network.hidden=[0]"),
+    ],
+)
+def test_a_layer_without_width_is_refused(name: str, override: str) -> None:
+    with pytest.raises(ScenarioError, match=r"hidden|head") as refused:
+        load_scenario(name, [override])
+    assert "greater than or equal to 1" in str(refused.value)
