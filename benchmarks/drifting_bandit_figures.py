@@ -55,6 +55,7 @@ def draw_scores(results: dict[str, Any], path: Path) -> None:
         axes[-1].plot(curve["step"], curve["value"], color=COLORS[c["method"]], linewidth=1.8, marker=".")
         axes[-1].plot(curve["step"], curve["all_modes_share"], color=COLORS[c["method"]], linewidth=1.2, linestyle=":")
     axes[-1].set_xlabel("interactions")
+    axes[-1].set_xticks([0, 50_000, 100_000], ["0", "50k", "100k"])
     axes[-1].set_title("reward, and dotted: contexts\nthat keep every mode", loc="left", fontsize=10)
     for axis in axes:
         axis.grid(color="#dddddd", linewidth=0.8)

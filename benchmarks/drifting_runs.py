@@ -48,11 +48,11 @@ Array = NDArray[Any]
 HELD_OUT_SEED = 1_000_003
 RECENT = 20
 """Training episodes of a curve's mean: the last that ended."""
-WAYS = {"explored": False, "sample": True, "medoid": True, "zero": True, "mode": True, "drawn": False}
+WAYS = {"explored": False, "sample": True, "medoid": True, "densest": True, "zero": True, "mode": True, "drawn": False}
 """How a policy acts, and whether that is its mode: drifting policies ``explored`` (as in training), by a ``sample``
 without exploration, the ``medoid`` of samples or ``zero`` noise; explicit ones by the law's ``mode``, or ``drawn`` from
 it."""
-_DRIFTING = ("sample", "medoid", "zero")
+_DRIFTING = ("sample", "medoid", "densest", "zero")
 _KEPT = ("drift/", "region/divergence", "losses/explained_variance", "losses/mean_std", "losses/entropy")
 
 
@@ -230,7 +230,7 @@ def _look(
 
 
 def _play(trainer: Trainer, job: Mapping[str, Any], way: str, episodes: int) -> Episodes:
-    if way == "medoid" and job.get("cohort"):
+    if way in ("medoid", "densest") and job.get("cohort"):
         # Each of its actions takes dozens of samples, all of them in memory at once.
         episodes = job["cohort"] * max(1, episodes // job["cohort"] // 4)
     return evaluate_policies(

@@ -18,7 +18,7 @@ from marl_tr.nn.box import single_box, to_box
 from marl_tr.policy import Action, Capability, Evaluation, Parameters, PolicyBatch, Rows
 from marl_tr.vector.contract import GroupSpec
 
-__all__ = ["DriftingPolicy", "SampleLaw", "make", "medoid"]
+__all__ = ["DriftingPolicy", "SampleLaw", "densest", "make", "medoid"]
 
 ACTION, LATENT = "action", "latent"
 
@@ -103,8 +103,8 @@ class DriftingPolicy:
         features = features[:, 0]
         noise = self._noise(features.shape[:2], generator, mode=mode)
         action = self.module.head(features, noise)
-        if mode and self._config.mode == "medoid":
-            index = medoid(action)
+        if mode and self._config.mode in _CHOICES:
+            index = _CHOICES[self._config.mode](action)
             noise, action = _chosen(noise, index), _chosen(action, index)
         else:
             noise, action = noise.squeeze(2), action.squeeze(2)
@@ -166,7 +166,7 @@ class DriftingPolicy:
     def _noise(self, shape: torch.Size, generator: torch.Generator, *, mode: bool) -> Tensor:
         """``[L, N, G, Z]``."""
         rule = self._config.mode if mode else "sample"
-        count = self._config.medoid_samples if rule == "medoid" else 1
+        count = self._config.medoid_samples if rule in _CHOICES else 1
         if rule == "zero":
             return torch.zeros(*shape, count, self.latent, device=self._device)
         return torch.randn(*shape, count, self.latent, generator=generator, device=self._device)
@@ -175,9 +175,25 @@ class DriftingPolicy:
 def medoid(samples: Tensor) -> Tensor:
     """Which of ``[..., G, D]`` samples has the smallest summed distance to the others: ``[...]``.
 
-    It is one of the samples, and of several modes it lies in one; a mean would lie between them.
+    Of one mode it lies in the middle. Of several it is the sample nearest to all of them: at the inner side of one, or
+    a stray between them. See `densest`.
     """
     return torch.cdist(samples, samples).sum(-1).argmin(-1)
+
+
+def densest(samples: Tensor, *, bandwidth: float = 0.1) -> Tensor:
+    """Which of ``[..., G, D]`` samples has the largest Laplacian kernel density of them all: ``[...]``.
+
+    The bandwidth is in units of the samples' mean distance, so that of several modes it is the middle of the heaviest.
+    """
+    distance = torch.cdist(samples, samples)
+    count = samples.shape[-2]
+    unit = distance.sum((-2, -1), keepdim=True) / (count * (count - 1))
+    return torch.exp(-distance / (bandwidth * unit).clamp_min(1e-12)).sum(-1).argmax(-1)
+
+
+_CHOICES: dict[str, Callable[[Tensor], Tensor]] = {"medoid": medoid, "densest": densest}
+"""Rules that choose one of several samples."""
 
 
 def make(

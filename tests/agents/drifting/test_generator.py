@@ -12,7 +12,7 @@ from learning_examples import FEATURES, frozen, generator, play
 
 from marl_tr.agents.drifting.config import DriftingConfig
 from marl_tr.agents.drifting.modes import count_modes
-from marl_tr.agents.drifting.policy import DriftingPolicy, medoid
+from marl_tr.agents.drifting.policy import DriftingPolicy, densest, medoid
 from marl_tr.errors import UserError
 from marl_tr.policy import Capability, Rows
 from marl_tr.vector.contract import GroupSpec
@@ -144,7 +144,19 @@ def test_the_medoid_is_the_sample_nearest_to_all_others_and_lies_in_a_mode() -> 
     assert samples.mean().abs() < 0.2
 
 
-@pytest.mark.parametrize("rule", ["medoid", "zero"])
+def test_the_densest_sample_lies_in_a_mode_where_the_medoid_is_a_stray_between_two() -> None:
+    noise = 0.05 * torch.randn(1, 41, 2, generator=generator(), dtype=torch.float64)
+    centre = torch.tensor([[0.7, 0.0]], dtype=torch.float64)
+    samples = noise + torch.where(torch.arange(41)[:, None] < 20, 1, -1) * centre
+    samples[0, 40] = 0.0
+    assert int(medoid(samples)) == 40
+    chosen = samples[0, int(densest(samples))]
+    assert float(chosen[0].abs()) == pytest.approx(0.7, abs=0.08)
+    # Shifts and scales do not matter.
+    assert int(densest(7 * samples + 3)) == int(densest(samples))
+
+
+@pytest.mark.parametrize("rule", ["medoid", "densest", "zero"])
 def test_modes_repeat_what_the_rule_says(rule: str) -> None:
     policy = build(mode=rule, shared=False)
     with torch.no_grad():
@@ -158,7 +170,7 @@ def test_modes_repeat_what_the_rule_says(rule: str) -> None:
     with torch.no_grad():
         again = policy.module.head(batch_features, action.record["latent"].unsqueeze(2)).squeeze(2)
     torch.testing.assert_close(again, action.record["action"], atol=1e-5, rtol=1e-5)
-    assert bool(action.record["latent"].any()) is (rule == "medoid")
+    assert bool(action.record["latent"].any()) is (rule != "zero")
 
 
 def test_modes_are_counted_by_gaps() -> None:
