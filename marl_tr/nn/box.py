@@ -37,7 +37,8 @@ def to_box(x: Tensor, box: spaces.Box) -> Tensor:
     low = torch.as_tensor(box.low.reshape(-1), device=x.device)
     high = torch.as_tensor(box.high.reshape(-1), device=x.device)
     if box.is_bounded():
-        x = (low + high) / 2 + x.clamp(-1, 1) * (high - low) / 2
+        # Halved first: the width of a box that is bounded by the largest floats is none of them.
+        x = low / 2 + high / 2 + x.clamp(-1, 1) * (high / 2 - low / 2)
     else:
         x = x.to(torch.float32).clamp(low, high)
     return x.reshape(*x.shape[:-1], *box.shape).to(torch.float32)
