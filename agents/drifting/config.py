@@ -54,8 +54,8 @@ class DriftingConfig(Strict):
     )
     mode: Literal["medoid", "densest", "zero", "sample"] = Field(
         default="medoid",
-        description="How evaluations in the mode act: the medoid of samples, the one where samples are densest, the action "
-        "of zero noise, or a sample without exploration. Never a mean, which lies between modes.",
+        description="How evaluations in the mode act: the medoid of samples, the one where samples are densest, the "
+        "action of zero noise, or a sample without exploration. Never a mean, which lies between modes.",
     )
     medoid_samples: int = Field(
         default=32, ge=2, le=4096, description="Samples that the medoid, or the densest, is one of."

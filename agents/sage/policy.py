@@ -188,8 +188,9 @@ class FlowPolicy:
         """
         if state["frozen"] != self._fingerprint():
             raise UserError(
-                "the pretrained model under the trained adapters is not the one this checkpoint was made with; put the "
-                "old one back at agents.network.pretrained"
+                "the part of the flow's network that is not trained (agents.network.pretrained, or base) is not the "
+                "one this checkpoint was made with; put the old one back, or go on with the version of the package "
+                "that wrote it"
             )
         self.module.load_state_dict(state["module"])
 

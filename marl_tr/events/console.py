@@ -11,9 +11,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from marl_tr.events.stream import Event, Phase
 
-__all__ = ["ConsoleSink", "tightest"]
+__all__ = ["ConsoleSink", "rejected", "tightest"]
 
-_DIVERGENCE, _BOUND = "region/divergence/", "region/bound/"
+_DIVERGENCE, _BOUND, _ACCEPTED = "region/divergence/", "region/bound/", "region/accepted/"
 _RETURNS = {"iqm", "ci_low", "ci_high", "mean", "length", "window_mean"}
 
 
@@ -45,7 +45,7 @@ class ConsoleSink:
         self._total, self._headline, self._start_step = total_steps, headline, start_step
         self._console = console if console is not None else Console()
         self._clock, self._start = clock, clock()
-        self._newest: dict[str, float] = {}
+        self._newest: dict[str, tuple[int, float]] = {}
         self._progress: Progress | None = None
         if self._console.is_terminal:
             self._progress = Progress(
@@ -61,9 +61,9 @@ class ConsoleSink:
 
     def write(self, event: Event) -> None:
         """Show `event`."""
-        self._newest.update(event.scalars)
+        self._newest.update({tag: (event.step, value) for tag, value in event.scalars.items()})
         if event.phase is Phase.TRAIN:
-            text = "  ".join([*self._pace(event.step), *self._numbers(event.scalars)])
+            text = "  ".join([*self._pace(event.step), *self._numbers(event.step, event.scalars)])
             if self._progress is None:
                 self._print(f"step {event.step:,}/{self._total:,}  {text}")
             else:
@@ -93,16 +93,21 @@ class ConsoleSink:
         left = timedelta(seconds=round(max(self._total - step, 0) / rate))
         return [f"{rate:,.0f} steps/s", f"{left} left"]
 
-    def _numbers(self, scalars: Mapping[str, float]) -> list[str]:
-        shown = [
-            f"{tag.rpartition('/')[2].replace('_', ' ')} {_short(self._newest[tag])}"
-            for tag in self._headline
-            if tag in self._newest
-        ]
+    def _numbers(self, now: int, scalars: Mapping[str, float]) -> list[str]:
+        shown = []
+        for tag in self._headline:
+            if tag in self._newest:
+                step, value = self._newest[tag]
+                # An evaluation's number stays until the next one.
+                since = "" if step == now else f" (step {step:,})"
+                shown.append(f"{tag.rpartition('/')[2].replace('_', ' ')} {_short(value)}{since}")
         nearest = tightest(scalars)
         if nearest is not None:
             learner, divergence, bound = nearest
             shown.append(f"divergence {_short(divergence)} of {_short(bound)} ({learner})")
+        refused = rejected(scalars)
+        if refused:
+            shown.append(f"rejected: {', '.join(refused)}")
         return shown
 
     def _print(self, line: str) -> None:
@@ -123,6 +128,15 @@ def tightest(scalars: Mapping[str, float]) -> tuple[str, float, float] | None:
         if tag.startswith(_DIVERGENCE) and scalars.get(_BOUND + tag.removeprefix(_DIVERGENCE), 0) > 0
     ]
     return max(pairs, key=lambda pair: pair[1] / pair[2], default=None)
+
+
+def rejected(scalars: Mapping[str, float]) -> list[str]:
+    """Learners whose update was not taken at all; an interpolated one has a divergence."""
+    return [
+        tag.removeprefix(_ACCEPTED)
+        for tag, value in scalars.items()
+        if tag.startswith(_ACCEPTED) and not value and not scalars.get(_DIVERGENCE + tag.removeprefix(_ACCEPTED))
+    ]
 
 
 def _short(value: float) -> str:

@@ -49,7 +49,10 @@ class Measured:
                 if not active:
                     break
                 estimates += self._step(turn, rows, samples, passes[start : start + settings.accumulate])
-        idle = "no minibatch held enough of this learner's decisions to step on"
+        idle = (
+            "no minibatch held enough of this learner's decisions to step on; take longer rollouts, fewer "
+            "optimizer.minibatches, or a lower objective.minimum_positives where there is one"
+        )
         return Candidate(
             parameters={
                 name: torch.cat([row.parameters[name].detach() for row in rows]) for name in rows[0].parameters

@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from marl_tr import registry
 from marl_tr.scenario.document import Document
 from marl_tr.scenario.problems import Path, Problem
 from marl_tr.scenario.schema import Scenario
@@ -182,8 +183,17 @@ def _capabilities(document: Document, checked: Validated) -> list[Problem]:
             if missing:
                 path = entry.where(section) if entry.owns(section) else entry.path
                 message = f"{section} {entry.kind(section)!r} needs {entry.lack(missing)}"
+                able = _able(f"{section}s", entry.capabilities)
+                if able:
+                    message += f"; with these agents: {section} {', '.join(able)}"
                 problems.append(document.problem((*path, "kind"), message))
     return problems
+
+
+def _able(kind: str, offered: frozenset[str]) -> list[str]:
+    """Registered parts of a kind that need no more than is offered; those that do not say what they need left out."""
+    models = ((name, entry.load_config()) for name, entry in registry.names(kind).items())
+    return [name for name, model in models if model is not None and getattr(model, "requires", frozenset()) <= offered]
 
 
 def _regularisers(document: Document, checked: Validated) -> list[Problem]:

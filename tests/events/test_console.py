@@ -90,3 +90,18 @@ def test_the_tightest_learner_is_the_one_nearest_its_bound(
     scalars: dict[str, float], expected: tuple[str, float, float] | None
 ) -> None:
     assert tightest(scalars) == expected
+
+
+def test_a_rejected_update_is_said_and_an_old_number_is_dated() -> None:
+    console = Console(file=io.StringIO(), width=200, force_terminal=False)
+    sink = ConsoleSink(100, ("eval/iqm",), console=console, clock=lambda: 0.0)
+    sink.write(Event(10, Phase.EVAL, {"eval/iqm": 1.5}))
+    region = {"accepted": (1.0, 0.0, 0.0), "divergence": (0.01, 0.0, 0.02), "bound": (0.02, 0.02, 0.02)}
+    scalars = {
+        f"region/{key}/{name}": v for key, values in region.items() for name, v in zip("abc", values, strict=True)
+    }
+    sink.write(Event(20, Phase.TRAIN, scalars))
+    last = console.file.getvalue().splitlines()[-1]  # type: ignore[attr-defined]
+    assert "iqm 1.5 (step 10)" in last
+    # The third was interpolated.
+    assert last.endswith("rejected: b")
