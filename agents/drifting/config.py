@@ -6,9 +6,9 @@ What is reconstructed of PODPO (arXiv 2604.16519, whose text was not available) 
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from marl_tr.scenario.strict import Strict, Width
 
@@ -121,6 +121,17 @@ class PodpoConfig(Strict):
     minimum_positives: int = Field(
         default=32, ge=1, description="A minibatch with fewer positive decisions of a learner takes no step of it."
     )
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        if not self.positive_only and self.weights == "linear":
+            raise ValueError(
+                "positive_only: false with weights: linear gives the decisions it adds a weight of zero; use weights: "
+                "exp or uniform"
+            )
+        if self.weight_power != 1 and self.weights != "linear":
+            raise ValueError(f"weight_power is of weights: linear, not of {self.weights}")
+        return self
 
 
 class BalancedPodpoConfig(PodpoConfig):

@@ -156,7 +156,7 @@ def test_one_positive_is_enough_where_one_may_be() -> None:
     assert samples[0, :, 1].mean() < -0.1
 
 
-def test_learners_with_unlike_numbers_of_positives_learn_as_if_alone() -> None:
+def test_learners_with_unlike_numbers_of_positives_each_keep_their_own() -> None:
     policy = build(agents=2, shared=False)
     batch = play(policy)
     advantage = torch.randn(batch.mask.shape, generator=generator(4))
@@ -272,7 +272,12 @@ def test_balanced_drift_keeps_both_answers_of_a_bandit_and_plain_drift_loses_one
         ("objective.samples=1", "greater than or equal to 2"),
         ("objective.temperatures=[0.1, 0]", "greater than 0"),
         ("objective.temperatures=[]", "at least 1 item"),
-        ("objective.kind=clip", "needs log_prob, which agents of kind 'drifting' do not have"),
+        ("objective.positive_only=false", "use weights: exp or uniform"),
+        ("objective={kind: podpo, weights: exp, weight_power: 2}", "weight_power is of weights: linear"),
+        (
+            "objective.kind=clip",
+            "agents of kind 'drifting' do not have.*objective podpo, podpo_balanced",
+        ),
         ("region.kind=trpo", "needs kl, log_prob, which agents of kind 'drifting' do not have"),
         ("agents={kind: gaussian}", "needs sample_distance, which agents of kind 'gaussian' do not have"),
     ],
