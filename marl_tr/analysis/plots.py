@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ __all__ = ["Curve", "figure_pixels", "learning_curve_figure", "save_figure"]
 # Okabe and Ito's palette: told apart with every common colour blindness. Black is kept for text.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _GREY = "#6b6b6b"
+_FAR = 5.0
+"""A reference farther from the curves than this many of their own ranges is named, and not drawn."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ def learning_curve_figure(
 
     Args:
         curves: At least one; colours follow their order.
-        references: ``{name: return}`` of policies that do not learn, dashed, named at the right edge.
+        references: ``{name: return}`` of policies that do not learn, dashed, named at the right edge; those far from
+            all curves are only named.
         title: Over the axes, at the left.
         ylabel: Say the convention: ``"return (mean over agents, 100 steps, undiscounted)"``.
         xlabel: Below the axes.
@@ -73,7 +77,7 @@ def learning_curve_figure(
     axes = figure.add_subplot()
     for index, curve in enumerate(curves):
         _draw(axes, curve, _COLORS[index % len(_COLORS)])
-    _draw_references(axes, dict(references or {}))
+    _draw_references(axes, dict(references or {}), _learned(curves))
     axes.set_xlabel(xlabel)
     # The convention of a return makes long labels.
     axes.set_ylabel(fill(ylabel, 48))
@@ -132,15 +136,22 @@ def _draw(axes: Axes, curve: Curve, color: str) -> None:
     )
 
 
-def _draw_references(axes: Axes, references: Mapping[str, float]) -> None:
+def _draw_references(axes: Axes, references: Mapping[str, float], learned: tuple[float, float]) -> None:
+    """Dashed lines with names; what is so far off that the curves would be flat is named at the edge, with an arrow."""
     shown = {name: value for name, value in references.items() if np.isfinite(value)}
-    for value in shown.values():
+    least, most = learned
+    reach = _FAR * max(most - least, 0.05 * max(abs(least), abs(most)))
+    near = {name: value for name, value in shown.items() if least - reach <= value <= most + reach}
+    for value in near.values():
         axes.axhline(value, color=_GREY, linestyle=(0, (4, 3)), linewidth=1.2, zorder=1)
     low, high = axes.get_ylim()
-    places = _spread(sorted(shown.values()), gap=(high - low) * 0.055)
-    for (name, value), place in zip(sorted(shown.items(), key=lambda item: item[1]), places, strict=True):
+    axes.set_ylim(low, high)
+    ordered = sorted(shown.items(), key=lambda item: item[1])
+    places = _spread([min(max(value, low), high) for _, value in ordered], gap=(high - low) * 0.055)
+    for (name, value), place in zip(ordered, places, strict=True):
+        arrow = "" if name in near else " ↓" if value < low else " ↑"
         axes.annotate(
-            f"{name} {value:.3g}",
+            f"{name} {value:.3g}{arrow}",
             xy=(1, value),
             xytext=(1.012, place),
             xycoords=axes.get_yaxis_transform(),
@@ -151,6 +162,15 @@ def _draw_references(axes: Axes, references: Mapping[str, float]) -> None:
             color=_GREY,
             annotation_clip=False,
         )
+
+
+def _learned(curves: Sequence[Curve]) -> tuple[float, float]:
+    """Least and largest number that the curves and their bands show."""
+    parts = [part for curve in curves for part in (curve.values, curve.low, curve.high) if part is not None]
+    values = np.concatenate([np.asarray(part, np.float64) for part in parts])
+    values = values[np.isfinite(values)]
+    # Where nothing is shown nothing would be flattened: every reference is near.
+    return (float(values.min()), float(values.max())) if len(values) else (-math.inf, math.inf)
 
 
 def _spread(values: Sequence[float], *, gap: float) -> list[float]:

@@ -126,6 +126,22 @@ def test_the_figure_holds_the_curves_bands_and_references() -> None:
     assert np.array_equal(axes.lines[0].get_ydata(), curve().values)
 
 
+def test_references_far_from_the_curves_are_named_and_do_not_flatten_them() -> None:
+    steps, values = np.arange(5) * 100, np.linspace(-1.1, -0.7, 5)
+    figure = learning_curve_figure(
+        [Curve("ours", steps, values)], references={"data": 0.8, "noise": -49.9, "best": 9.0}
+    )
+    (axes,) = figure.axes
+    low, high = axes.get_ylim()
+    assert -1.3 < low < -1.1
+    assert 0.8 < high < 1.0
+    assert sorted(text.get_text() for text in axes.texts) == ["best 9 ↑", "data 0.8", "noise -49.9 ↓"]
+    places = {text.get_text(): text.xyann[1] for text in axes.texts}
+    assert places["noise -49.9 ↓"] == pytest.approx(low, abs=0.1)
+    assert places["best 9 ↑"] == pytest.approx(high, abs=0.2)
+    assert len(axes.lines) == 2
+
+
 def test_a_curve_of_one_point_or_without_a_band_is_drawn() -> None:
     point = Curve("start", np.array([0]), np.array([0.3]))
     figure = learning_curve_figure([point])
