@@ -9,7 +9,7 @@ scale first, which is in the wall time and not in the steps.
 
 keeps a line a finished run in ``runs/drifting_control.jsonl`` and does not run again what is there, so that it may be
 stopped and started; after each seed the result is balanced. It writes ``benchmarks/results/drifting_control.json``
-(of all lines there) and ``docs/img/drifting_control.png`` (of those without a label). Variants of a method are told
+(of all lines there) and ``docs/img/drifting_control.png`` (of those in `LINES`). Variants of a method are told
 apart by a label:
 
     python benchmarks/drifting_control.py --only hopper --methods podpo --label kappa --set objective.balance=0.5
@@ -43,8 +43,14 @@ TASKS: dict[str, dict[str, Any]] = {
     "hopper": {"env": "Hopper-v5", "steps": 200_000, "gamma": 0.99, "seeds": 3},
 }
 METHODS = ("podpo", "clip", "trpo", "sb3")
-NAMES = {"podpo": "PODPO", "clip": "PPO", "trpo": "TRPO", "sb3": "PPO (SB3)"}
-COLORS = dict(zip(METHODS, ("#D55E00", "#0072B2", "#009E73", "#6b6b6b"), strict=True))
+LINES = {
+    ("podpo", "often"): ("PODPO, updates of 512", "#D55E00"),
+    ("podpo", ""): ("PODPO, updates of 2048", "#E69F00"),
+    ("clip", ""): ("PPO", "#0072B2"),
+    ("trpo", ""): ("TRPO", "#009E73"),
+    ("sb3", ""): ("PPO (SB3)", "#6b6b6b"),
+}
+"""What the figure shows, by method and label: a name and a colour."""
 STOCHASTIC = {"podpo": "sample", "clip": "drawn", "trpo": "drawn", "sb3": "drawn"}
 ONE_ACTION = {"podpo": "medoid", "clip": "mode", "trpo": "mode", "sb3": "mode"}
 TIMES = {"wall_s": "wall time", "cpu_s": "processor time"}
@@ -258,8 +264,9 @@ def _told(c: dict[str, Any], way: str) -> str:
 def draw(results: dict[str, Any], path: Path, *, time: str = "wall_s") -> None:
     """A column a task: training returns over steps, and over time."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
-    cells = [c for c in results["cells"] if c["seeds"] and not c["label"]]
+    cells = [c for c in results["cells"] if c["seeds"] and (c["method"], c["label"]) in LINES]
     tasks = list(dict.fromkeys(c["task"] for c in cells))
     if not tasks:
         return
@@ -268,13 +275,14 @@ def draw(results: dict[str, Any], path: Path, *, time: str = "wall_s") -> None:
     for column, task in enumerate(tasks):
         for c in (c for c in cells if c["task"] == task):
             for axis, name in zip(axes[:, column], ("step", time), strict=True):
-                color, line = COLORS[c["method"]], c["curve"]
-                axis.plot(line[name], line["mean"], color=color, linewidth=1.8, label=NAMES[c["method"]])
+                (label, color), line = LINES[c["method"], c["label"]], c["curve"]
+                axis.plot(line[name], line["mean"], color=color, linewidth=1.8, label=f"{label}")
                 axis.fill_between(line[name], line["low"], line["high"], color=color, alpha=0.15, linewidth=0)
         seeds = sorted({len(c["seeds"]) for c in cells if c["task"] == task})
         count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
         axes[0, column].set_title(f"{TASKS[task]['env']}, {count} seed(s)", loc="left", fontsize=11)
         axes[0, column].set_xlabel("environment steps")
+        axes[0, column].xaxis.set_major_formatter(EngFormatter(sep=""))
         axes[1, column].set_xlabel(f"{TIMES[time]} without evaluations, s, one thread")
     for axis in axes.flat:
         axis.grid(color="#dddddd", linewidth=0.8)
@@ -282,7 +290,7 @@ def draw(results: dict[str, Any], path: Path, *, time: str = "wall_s") -> None:
     for axis in axes[:, 0]:
         axis.set_ylabel(f"return, last {results['recent_episodes']} training episodes")
     handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, frameon=False, loc="outside lower center", ncols=len(METHODS))
+    figure.legend(handles, names, frameon=False, loc="outside lower center", ncols=len(LINES))
     figure.suptitle("Mean and range over seeds", fontsize=11)
     save_figure(figure, path)
 

@@ -25,6 +25,7 @@ THRESHOLDS = [
     # Flow policies: as the explicit ones; random play earns 0.32 a slot on the UAV task.
     ("flow_pendulum", [], "eval/sampled/mean", -250.0),
     ("flow_uav", [], "eval/sampled/window_mean", 0.5),
+    ("podpo_pendulum", [], "eval/mode/mean", -250.0),
     # Samples of the data earn 0.79, the preferred points 1.
     ("sage_mixture", [], "eval/mode/mean", 0.95),
     ("sage_steps", [], "eval/mode/mean", 0.95),

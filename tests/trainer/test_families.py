@@ -12,7 +12,7 @@ from marl_tr.cli import main
 
 SMALL = {
     "uav_three_families": [
-        *("env.num_envs=6", "trainer.total_steps=480", "trainer.rollout_steps=20", "critic.width=16"),
+        *("env.num_envs=6", "trainer.total_steps=240", "trainer.rollout_steps=20", "critic.width=16"),
         *("evaluation.episodes=2", "evaluation.final_episodes=2", "evaluation.media=false"),
         "agents.2.objective.minimum_positives=4",
     ],
@@ -47,6 +47,6 @@ def test_families_learn_side_by_side_and_every_bound_is_audited(
     assert all(line["guarantee"] == "hard" for line in lines)
     # The drifting learner is last in every iteration; the two with a likelihood take turns in random order.
     turns = [[str(line["learner"]) for line in lines[k : k + 3]] for k in range(0, len(lines), 3)]
-    assert len(turns) == 4
+    assert len(turns) == 2
     assert all(sorted(turn[:2]) == ["uav_0", "uav_1"] and turn[2] == "uav_2" for turn in turns)
     assert all(line["outcome"] != "rejected" for line in lines if line["learner"] == "uav_2")
