@@ -198,3 +198,37 @@ def test_moving_input_statistics_leave_the_generator_as_it_was() -> None:
     observed = policy.rows.from_rows(5 + 3 * batch.observation["observation"])
     policy.observe({"observation": observed}, torch.ones(observed.shape[:3], dtype=torch.bool))
     torch.testing.assert_close(policy.evaluate(frozen(policy), batch).law.action, before, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("conditioning", ["film", "concat"])
+def test_the_head_is_the_formula_of_its_docstring(conditioning: str) -> None:
+    policy = build(agents=1, conditioning=conditioning, latent=3, latent_gain=1.7, initial_spread=0.4, head=[16, 8])
+    head = policy.module.head
+    p = {name: value[0].detach().double().numpy() for name, value in head.named_parameters()}
+    features = torch.randn(1, 5, 16, generator=generator(1))
+    z = torch.randn(1, 5, 4, 3, generator=generator(2))
+    found = head(features, z)[0].detach().double().numpy()
+
+    def silu(x: Any) -> Any:
+        return x / (1 + np.exp(-x))
+
+    h, scaled = features[0].double().numpy(), 1.7 * z[0].double().numpy()
+    if conditioning == "film":
+        scale, shift = np.split(h @ p["film.weight"] + p["film.bias"], 2, -1)
+        x = silu((1 + scale[:, None]) * (scaled @ p["noise.weight"] + p["noise.bias"]) + shift[:, None])
+        layers = 2
+    else:
+        x = np.concatenate([np.broadcast_to(h[:, None], (5, 4, 16)), scaled], -1)
+        layers = 3
+    for k in range(layers):
+        x = x @ p[f"body.layers.{k}.weight"] + p[f"body.layers.{k}.bias"]
+        x = silu(x) if k < layers - 1 else x
+    np.testing.assert_allclose(found, x + 0.4 * z[0, ..., :2].double().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_features_of_the_noise_vary_by_its_gain_at_the_start() -> None:
+    policy = build(agents=1, head=[128], latent_gain=1.5)
+    noise = policy.module.head.noise
+    assert noise is not None
+    z = torch.randn(1, 4000, 2, generator=generator(1))
+    assert float(noise(1.5 * z).detach().std()) == pytest.approx(1.5, rel=0.03)

@@ -192,6 +192,9 @@ def test_the_guard_keeps_a_bound_on_the_drift_distance(network: str) -> None:
         assert report.outcome == "interpolated"
         assert report.measures[f"drift/step/learner_{row}"] == pytest.approx(math.sqrt(step), rel=1e-6)
         assert report.measures[f"drift/modes/learner_{row}"] >= 1
+        # Nearly N(0, 0.5^2) on each axis: beyond one half-range with probability 0.0455.
+        assert report.measures[f"drift/clipped_fraction/learner_{row}"] == pytest.approx(0.0455, abs=0.04)
+        assert report.measures[f"drift/clipped_fraction/learner_{row}"] > 0.01
     assert [line["bound"] for line in lines] == [1e-4, 1e-4]
 
 
