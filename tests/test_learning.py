@@ -26,6 +26,8 @@ THRESHOLDS = [
     ("flow_pendulum", [], "eval/sampled/mean", -250.0),
     ("flow_uav", [], "eval/sampled/window_mean", 0.5),
     ("podpo_pendulum", [], "eval/mode/mean", -250.0),
+    # The nearest goal earns 0.63, uniform steps -0.75.
+    ("podpo_reach", [], "eval/mode/mean", 0.4),
     # Samples of the data earn 0.79, the preferred points 1.
     ("sage_mixture", [], "eval/mode/mean", 0.95),
     ("sage_steps", [], "eval/mode/mean", 0.95),
