@@ -16,20 +16,17 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import flow_runs
 import numpy as np
 import torch
-from flow_runs import HERE, commit, read_rows
 from numpy.typing import NDArray
 
 from marl_tr.analysis.statistics import iqm, stratified_bootstrap_ci
@@ -92,41 +89,8 @@ def measure_run(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_all(jobs: Sequence[Mapping[str, Any]], rows: Path, *, parallel: int) -> None:
-    """Run those of `jobs` whose ``"run"`` (a mapping that names it) has no line in `rows` yet; appends theirs.
-
-    Raises:
-        SystemExit: A run failed; the others are finished first.
-    """
-    done = {_key(row["run"]) for row in read_rows(rows)}
-    waiting = [job for job in jobs if _key(job["run"]) not in done]
-    print(f"{len(jobs) - len(waiting)} of {len(jobs)} runs are in {rows}; {len(waiting)} to do", flush=True)
-    rows.parent.mkdir(parents=True, exist_ok=True)
-    lock, failed = threading.Lock(), []
-
-    def one(job: Mapping[str, Any]) -> None:
-        version = commit()
-        process = subprocess.run(
-            [job.get("python", sys.executable), str(HERE / job.get("script", "drifting_runs.py"))],
-            input=json.dumps(job),
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-        )
-        with lock:
-            if process.returncode:
-                failed.append(f"{job['run']}:\n{process.stderr[-2000:]}")
-                print(f"failed: {failed[-1]}", file=sys.stderr, flush=True)
-                return
-            row = json.loads(process.stdout.splitlines()[-1])
-            with rows.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"run": job["run"], "commit": version, **row}) + "\n")
-            print(f"{job['run']} {row['wall_s']:.0f} s", flush=True)
-
-    with ThreadPoolExecutor(parallel) as pool:
-        list(pool.map(one, waiting))
-    if failed:
-        raise SystemExit(f"{len(failed)} of {len(waiting)} runs failed")
+    """`flow_runs.run_all` with this module to run a job, where the job names no other script."""
+    flow_runs.run_all([{"script": "drifting_runs.py", **job} for job in jobs], rows, parallel=parallel)
 
 
 def about(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -290,10 +254,6 @@ def _outcomes(audit: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 def _parameters(trainer: Trainer) -> int:
     """Of the policy."""
     return sum(p.numel() for player in trainer.players for p in player.team.policy.module.parameters())
-
-
-def _key(run: Mapping[str, Any]) -> str:
-    return json.dumps(run, sort_keys=True)
 
 
 if __name__ == "__main__":

@@ -83,6 +83,8 @@ def measure_run(job: Mapping[str, Any]) -> dict[str, Any]:
 def run_all(jobs: Sequence[Mapping[str, Any]], rows: Path, *, parallel: int) -> None:
     """Run those of `jobs` whose ``"run"`` (a mapping that names it) has no line in `rows` yet; appends theirs.
 
+    A job with ``script`` (in this folder) or ``python`` (an interpreter) is run by those, and not by this module.
+
     Raises:
         SystemExit: A run failed; the others are finished first.
     """
@@ -93,8 +95,10 @@ def run_all(jobs: Sequence[Mapping[str, Any]], rows: Path, *, parallel: int) -> 
     lock, failed = threading.Lock(), []
 
     def one(job: Mapping[str, Any]) -> None:
+        # Before the run: whoever commits while it goes on does not change what it ran.
+        version = commit()
         process = subprocess.run(
-            [sys.executable, str(HERE / "flow_runs.py")],
+            [job.get("python", sys.executable), str(HERE / job.get("script", "flow_runs.py"))],
             input=json.dumps(job),
             capture_output=True,
             text=True,
@@ -108,7 +112,7 @@ def run_all(jobs: Sequence[Mapping[str, Any]], rows: Path, *, parallel: int) -> 
                 return
             row = json.loads(process.stdout.splitlines()[-1])
             with rows.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"run": job["run"], "commit": commit(), **row}) + "\n")
+                file.write(json.dumps({"run": job["run"], "commit": version, **row}) + "\n")
             print(f"{job['run']} {row['wall_s']:.0f} s", flush=True)
 
     with ThreadPoolExecutor(parallel) as pool:

@@ -18,7 +18,7 @@ from marl_tr.agents.drifting.field import Drift, drift, drift_loss
 from marl_tr.agents.drifting.modes import count_modes
 from marl_tr.agents.drifting.policy import ACTION, DriftingPolicy
 from marl_tr.policy import Capability, Evaluation, Parameters, PolicyBatch, masked_mean
-from marl_tr.region.samples import Samples
+from marl_tr.region.samples import Samples, packed_rows
 from marl_tr.region.turn import Estimate, Measurement, Turn
 
 __all__ = ["Podpo"]
@@ -149,20 +149,11 @@ class _Problems:
     @classmethod
     def of(cls, policy: DriftingPolicy, parameters: Parameters, samples: Samples) -> _Problems:
         """Of trajectories ``[R, T, N]`` only what counts goes on from the features."""
-        batch = samples.batch
-        features = policy.features(parameters, batch)
-        if not policy.recurrent:
-            mask = batch.mask.flatten(1, 2)
-            return cls(
-                features.flatten(1, 2), batch.record[ACTION].flatten(1, 2), samples.advantage.flatten(1, 2), mask
-            )
-        mask = batch.mask.flatten(1, 2)
-        order = torch.argsort(~mask, dim=1, stable=True)[:, : max(1, int(mask.sum(1).max()))]
-
-        def packed(x: Tensor) -> Tensor:
-            return torch.stack([row[index] for row, index in zip(x.flatten(1, 2), order, strict=True)])
-
-        return cls(packed(features), packed(batch.record[ACTION]), packed(samples.advantage), packed(batch.mask))
+        batch, mask = samples.batch, samples.batch.mask.flatten(1, 2)
+        parts = (policy.features(parameters, batch), batch.record[ACTION], samples.advantage, batch.mask)
+        flat = [part.flatten(1, 2) for part in parts]
+        # Without memory the decisions were packed before the features were made.
+        return cls(*(flat if not policy.recurrent else [packed_rows(part, mask) for part in flat]))
 
 
 def _density(x: Tensor, action: Tensor, mask: Tensor, bandwidth: float) -> Tensor:

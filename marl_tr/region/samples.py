@@ -11,7 +11,7 @@ from torch import Tensor
 from marl_tr.policy import PolicyBatch
 from marl_tr.scenario.optimizer import OptimizerSection
 
-__all__ = ["Pass", "Samples", "passes_of_an_epoch"]
+__all__ = ["Pass", "Samples", "packed_rows", "passes_of_an_epoch"]
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,12 @@ class Samples:
         Each row's come first, in their order, and the rest is cut off at the longest row; where a row has fewer the
         mask is false.
         """
-        order = torch.argsort(~keep[:, 0], dim=1, stable=True)
-        order = order[:, : max(1, int(keep.sum(2).max()))]
 
         def gathered(x: Tensor) -> Tensor:
-            return torch.stack([row[:, index] for row, index in zip(x, order, strict=True)])
+            return packed_rows(x[:, 0], keep[:, 0]).unsqueeze(1)
 
-        batch = self.batch.map_rows(gathered)
-        mask = torch.stack([row[:, index] for row, index in zip(keep, order, strict=True)])
-        return Samples(replace(batch, mask=mask), gathered(self.old_log_prob), gathered(self.advantage))
+        batch = replace(self.batch.map_rows(gathered), mask=gathered(keep))
+        return Samples(batch, gathered(self.old_log_prob), gathered(self.advantage))
 
     def part(self, chosen: Pass) -> Samples:
         """Those of a pass."""
@@ -78,6 +75,12 @@ class Samples:
         """How many decisions and chain steps of each row are in a pass: ``[R]`` float64."""
         steps = self.old_log_prob.shape[-1] if chosen.chain is None else chosen.chain.shape[-1]
         return self.batch.mask[:, :, chosen.index].sum((1, 2)).double() * steps
+
+
+def packed_rows(x: Tensor, keep: Tensor) -> Tensor:
+    """``[R, M, ...]`` with what each row is to `keep` ``[R, M]`` first, in its order, cut off at the longest row."""
+    order = torch.argsort(~keep, dim=1, stable=True)[:, : max(1, int(keep.sum(1).max()))]
+    return torch.stack([row[index] for row, index in zip(x, order, strict=True)])
 
 
 def passes_of_an_epoch(samples: Samples, settings: OptimizerSection, generator: torch.Generator) -> Iterator[Pass]:
