@@ -43,12 +43,22 @@ class GroupSpec:
         agents: Agent names in the order of the axis ``A``.
         observation: Space of each observation leaf, without the axes ``[E, A]``.
         action: Space of each action leaf, without the axes ``[E, A]``; ``Box``, ``Discrete`` or ``MultiDiscrete``.
+        masks: ``{action leaf: observation leaf}``: the observation leaf says which choices of a discrete action leaf
+            are allowed now (1) or not (0). Its space is ``MultiBinary(n)``, ``n`` the sum of the leaf's choices,
+            those of a ``MultiDiscrete`` side by side. A row of zeros (nobody acts there) forbids nothing.
     """
 
     name: str
     agents: tuple[str, ...]
     observation: Mapping[str, gymnasium.Space[Any]]
     action: Mapping[str, gymnasium.Space[Any]]
+    masks: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def features(self) -> dict[str, gymnasium.Space[Any]]:
+        """The observation leaves that networks see: all but the masks."""
+        hidden = set(self.masks.values())
+        return {leaf: space for leaf, space in self.observation.items() if leaf not in hidden}
 
 
 @dataclass(frozen=True)
@@ -92,8 +102,10 @@ class GroupStep:
         reward: ``[E, A]`` float32; zero at a reset and for agents that were not alive.
         terminated: ``[E, A]`` bool; the agent's episode ended by the task's rules (its value beyond is zero).
         truncated: ``[E, A]`` bool; it was cut off (its value beyond is bootstrapped).
-        alive: ``[E, A]`` bool; who takes part in the step that follows.
-        acting: ``[E, A]`` bool; alive and to move in the step that follows.
+        alive: ``[E, A]`` bool; who takes part in the step that follows. An agent that ended may come back later in
+            the same episode: a new life, of which the one before knows nothing.
+        acting: ``[E, A]`` bool; alive and to move in the step that follows. In a turn-based game one agent is; the
+            others' actions are ignored, and what they are paid meanwhile belongs to their last decision.
         final_observation: ``{leaf: [E, A, ...]}`` where any environment ended in this step, else None; rows of
             environments that did not end are unspecified.
     """
