@@ -28,6 +28,7 @@ __all__ = [
     "Entry",
     "UnknownName",
     "find",
+    "here_only",
     "names",
     "register",
     "register_env",
@@ -145,6 +146,11 @@ def find(kind: str, name: str) -> Entry:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or _abroad(kind, name)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise UnknownName(f"no {kind.removesuffix('s')} {name!r}{hint} ('marl-tr {kind}' lists all)")
+
+
+def here_only(kind: str, name: str) -> bool:
+    """Whether `name` was registered in this process (`register`), so that another one does not know it."""
+    return name in _registered[kind]
 
 
 def resolve(path: str) -> Any:

@@ -23,6 +23,7 @@ from marl_tr.vector.errors import (
 )
 from marl_tr.vector.in_process import InProcessVectorEnv
 from marl_tr.vector.make import make_vector_env
+from marl_tr.vector.workers import WorkerVectorEnv
 
 __all__ = [
     "Actions",
@@ -43,5 +44,6 @@ __all__ = [
     "Trajectory",
     "UnsupportedSpace",
     "VectorEnv",
+    "WorkerVectorEnv",
     "make_vector_env",
 ]

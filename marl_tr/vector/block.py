@@ -151,6 +151,25 @@ class CopyBlock:
             self._reset_copy(int(ended), batch)
         self._check_finite(batch)
 
+    @property
+    def digests(self) -> list[int]:
+        """Of each copy's newest answer, see `Rows.digest`."""
+        return [log.digests[-1] for log in self._logs]
+
+    def render(self) -> Array:
+        """The first copy now, ``[H, W, 3]`` uint8.
+
+        Raises:
+            BadEnvironmentData: It rendered something else.
+        """
+        frame = np.asarray(self.copies[0].env.render())
+        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+            raise BadEnvironmentData(
+                f"environment {self._id!r}: render() gave {frame.dtype} of shape {frame.shape}; with "
+                "render_mode='rgb_array' return an array [H, W, 3] of uint8"
+            )
+        return np.ascontiguousarray(frame)
+
     def state_dict(self) -> dict[str, Any]:
         """Reset seed, episode numbers, actions since each copy's reset, and a digest of every answer."""
         return {

@@ -15,6 +15,8 @@ __all__ = [
     "NotFiniteData",
     "ReplayMismatch",
     "UnsupportedSpace",
+    "WorkerCrashed",
+    "WorkerRestarted",
     "raised_inside",
 ]
 
@@ -45,6 +47,14 @@ class NotFiniteData(BadEnvironmentData):
 
 class ReplayMismatch(EnvironmentFault, RuntimeError):
     """An environment that was reset with its seed and given its actions again did not repeat itself."""
+
+
+class WorkerCrashed(EnvironmentFault, RuntimeError):
+    """A worker process died, and so did the one that replaced it; names copies, step and how it died."""
+
+
+class WorkerRestarted(RuntimeWarning):
+    """A worker process died and was replaced; its copies went on where they were."""
 
 
 @contextmanager
