@@ -113,18 +113,15 @@ def _check_spelling(name: str) -> None:
     reason = _misspelt(name)
     if reason is None:
         return
-    better = (
-        re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
-        .strip("_")
-        .lstrip("_0123456789")
-    )
+    words = re.findall(r"[A-Z]+(?![a-z])[0-9]*|[A-Z]?[a-z0-9]+", name)
+    better = "_".join(words).lower().lstrip("_0123456789")
     better = better if _misspelt(better) is None else f"{better or 'my'}_env"
     raise BadPackageName(f"{name!r} cannot be the name of a package: {reason}; {better!r} would work")
 
 
 def _misspelt(name: str) -> str | None:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name.endswith("_"):
-        return "it must begin with a lower-case letter and go on with lower-case letters, digits and single '_'"
+        return "it must be lower-case letters, digits and '_', a letter first and no '_' at the end"
     if keyword.iskeyword(name) or keyword.issoftkeyword(name):
         return "it is a word of Python's"
     if name in sys.stdlib_module_names:
@@ -134,9 +131,9 @@ def _misspelt(name: str) -> str | None:
 
 def _check_free(name: str) -> None:
     spec = find_spec(name)
-    if spec is None:
-        return
-    where = spec.origin or next(iter(spec.submodule_search_locations or ()), "this Python")
-    raise BadPackageName(
-        f"{name!r} is importable already ({where}), and the new package would hide it; {f'{name}_env'!r} would work"
-    )
+    # A mere folder of that name, such as a project's own, is found too; a package goes before it.
+    if spec is not None and spec.origin is not None:
+        raise BadPackageName(
+            f"{name!r} is importable already ({spec.origin}), and one would hide the other; "
+            f"{f'{name}_env'!r} would work"
+        )
