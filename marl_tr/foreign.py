@@ -13,13 +13,13 @@ from types import TracebackType
 
 from marl_tr.errors import Diverged, Interrupted, UserError
 
-__all__ = ["RaisedInside", "foreign_code", "last_place", "own_traceback", "raised_inside"]
+__all__ = ["RaisedInside", "foreign_code", "last_place", "mark", "own_traceback", "raised_inside"]
 
 _IMPORT_SYSTEM = ("<frozen importlib", "importlib/__init__.py", "importlib\\__init__.py")
 
 
 class RaisedInside(str):
-    """The note, ``"(raised inside environment 'team/x-v0', copy 3, step 17)"``.
+    """The note, such as ``"(raised inside environment 'team/x-v0', copy 3, step 17)"``.
 
     Attributes:
         where: Its middle.
@@ -32,7 +32,8 @@ class RaisedInside(str):
     env_id: str | None
 
     def __new__(cls, where: str, frames: int, env_id: str | None) -> RaisedInside:  # noqa: D102
-        note = super().__new__(cls, f"(raised inside {where})")
+        cure = "" if env_id is None else f"; 'marl-tr check-env {env_id}' looks for the cause"
+        note = super().__new__(cls, f"(raised inside {where}{cure})")
         note.where, note.frames, note.env_id = where, frames, env_id
         return note
 
@@ -56,13 +57,16 @@ def foreign_code(where: str, *, env_id: str | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, Diverged, Interrupted):
-        raise
     except Exception as error:
-        if raised_inside(error) is None:
-            # The first frame is this function's, the second that of the with statement; all below are theirs.
-            error.add_note(RaisedInside(where, max(0, _length(error.__traceback__) - 2), env_id))
+        mark(error, where, env_id=env_id)
         raise
+
+
+def mark(error: Exception, where: str, *, env_id: str | None = None) -> None:
+    """Add a `RaisedInside` to `error`, in the except clause of a context manager that is a generator function."""
+    if raised_inside(error) is None and not isinstance(error, UserError | Diverged | Interrupted):
+        # The first frame is that function's, the second that of the with statement; all below are theirs.
+        error.add_note(RaisedInside(where, max(0, _length(error.__traceback__) - 2), env_id))
 
 
 def raised_inside(error: BaseException) -> RaisedInside | None:

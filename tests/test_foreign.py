@@ -79,7 +79,8 @@ def test_errors_that_say_where_by_themselves_are_left_as_they_are() -> None:
 def test_a_note_crosses_processes() -> None:
     note = raised_inside(pickle.loads(pickle.dumps(caught("copy 1", "a/b-v0"))))
     assert note is not None
-    assert (note, note.where, note.env_id) == ("(raised inside copy 1)", "copy 1", "a/b-v0")
+    assert note == "(raised inside copy 1; 'marl-tr check-env a/b-v0' looks for the cause)"
+    assert (note.where, note.env_id) == ("copy 1", "a/b-v0")
 
 
 def test_very_deep_tracebacks_are_counted() -> None:

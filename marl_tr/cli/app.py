@@ -111,7 +111,7 @@ def _say_theirs(error: Exception) -> int:
         raise error
     print(f"crash: {type(error).__name__} in {note.where}\n{own_traceback(error)}", file=sys.stderr)
     if note.env_id is not None:
-        print(f"'marl-tr check-env {note.env_id}' asks the environment alone, without any learning", file=sys.stderr)
+        print(f"'marl-tr check-env {note.env_id}' looks for the cause", file=sys.stderr)
     return 1
 
 

@@ -61,6 +61,7 @@ class NewEnvironment:
             horizon=horizon,
             own_state=True,
         )
+        self._places: Array = np.zeros((num_envs, robots, 2))
         self._begin(seed=0, episode=0)
 
     def reset(self, seed: int) -> Step:
@@ -116,7 +117,7 @@ class NewEnvironment:
     def _begin(self, seed: int, episode: int) -> None:
         self._seed, self._episode, self._slot = seed, episode, 0
         drawn = uniform(seed, self._copies, purpose=_START, step=episode, count=2 * self._robots)
-        self._places: Array = 2 * drawn.reshape(-1, self._robots, 2) - 1
+        self._places = 2 * drawn.reshape(-1, self._robots, 2) - 1
 
     def _apart(self) -> Array:
         middle = self._places.mean(axis=1, keepdims=True)
@@ -129,7 +130,7 @@ class NewEnvironment:
         return np.concatenate([self._places, middle, left], axis=2).astype(np.float32)
 
     def _state(self) -> Array:
-        return self._places.astype(np.float32)
+        return np.asarray(self._places, dtype=np.float32)
 
     def _step(self, reward: Array, *, ended: bool = False) -> Step:
         batch = (len(self._copies), self._robots)

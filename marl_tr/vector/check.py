@@ -14,7 +14,7 @@ from marl_tr.vector.check_parallel import parallel_checks
 from marl_tr.vector.check_process import two_processes
 from marl_tr.vector.check_vector import Make, vector_checks
 from marl_tr.vector.contract import VectorEnv
-from marl_tr.vector.copies import call_factory, factory_arguments
+from marl_tr.vector.copies import call_factory, factory_arguments, load_factory
 from marl_tr.vector.errors import BadEnvironmentConfig, EnvironmentFault
 from marl_tr.vector.make import make_vector_env
 from marl_tr.vector.report import Check, CheckReport, Finding, Outcome, run_checks
@@ -74,7 +74,7 @@ def check_env(id: str, config: Mapping[str, Any] | BaseModel | None = None, *, c
     after: tuple[str, ...] = ("builds",)
     subject = None
     if report.passed and not entry.native:
-        factory = entry.load()
+        factory = load_factory(entry, env_id=id)
         subject = Subject(id, lambda: call_factory(factory, arguments, env_id=id), cycles)
         report = run_checks(id, parallel_checks(subject), report)
         after = (*after, *_FOR_THE_BATCH)

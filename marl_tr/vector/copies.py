@@ -10,12 +10,14 @@ from typing import Any
 import gymnasium
 from pydantic import BaseModel, ValidationError
 
-from marl_tr.registry import Entry
+from marl_tr.errors import UserError
+from marl_tr.foreign import last_place
+from marl_tr.registry import BadTarget, Entry
 from marl_tr.vector.contract import VectorEnv
-from marl_tr.vector.errors import BadEnvironmentConfig, NotAnEnvironment, raised_inside
+from marl_tr.vector.errors import BadEnvironmentConfig, MissingDependency, NotAnEnvironment, environment_code
 from marl_tr.vector.turns import TurnBasedView
 
-__all__ = ["SINGLE_AGENT", "SingleAgentView", "as_parallel", "call_factory", "factory_arguments"]
+__all__ = ["SINGLE_AGENT", "SingleAgentView", "as_parallel", "call_factory", "factory_arguments", "load_factory"]
 
 SINGLE_AGENT = "agent_0"
 """The name of the one agent of a `gymnasium.Env`."""
@@ -137,6 +139,7 @@ def call_factory(factory: Any, arguments: Mapping[str, Any], *, env_id: str) -> 
     Raises:
         NotAnEnvironment: `factory` cannot be called.
         BadEnvironmentConfig: It does not take these arguments.
+        MissingDependency: It needs a package that is not installed.
         Exception: Whatever `factory` raises, with a note that names the environment.
     """
     if not callable(factory):
@@ -145,8 +148,7 @@ def call_factory(factory: Any, arguments: Mapping[str, Any], *, env_id: str) -> 
     try:
         signature = inspect.signature(factory)
     except (TypeError, ValueError):  # builtins without a signature say so themselves
-        with raised_inside(f"the factory of environment {env_id!r}", env_id):
-            return factory(**arguments)
+        return _called(factory, arguments, env_id)
     try:
         signature.bind(**arguments)
     except TypeError as error:
@@ -156,10 +158,31 @@ def call_factory(factory: Any, arguments: Mapping[str, Any], *, env_id: str) -> 
         hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(known) or 'nothing'}"
         raise BadEnvironmentConfig(f"environment {env_id!r}: its factory: {error}{hint}") from error
     try:
-        with raised_inside(f"the factory of environment {env_id!r}", env_id):
-            return factory(**arguments)
+        return _called(factory, arguments, env_id)
     except TypeError as error:
         # A factory with **kwargs (gymnasium.make is one) finds out only when it passes them on.
         if "unexpected keyword argument" in str(error):
             raise BadEnvironmentConfig(f"environment {env_id!r}: {error}") from error
         raise
+
+
+def _called(factory: Any, arguments: Mapping[str, Any], env_id: str) -> Any:
+    try:
+        with environment_code(f"the factory of environment {env_id!r}", env_id):
+            return factory(**arguments)
+    except UserError:
+        raise
+    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
+        raise MissingDependency(f"environment {env_id!r}: {error}{last_place(error)}; install what it needs") from error
+
+
+def load_factory(entry: Entry, *, env_id: str) -> Any:
+    """The entry's factory.
+
+    Raises:
+        BadTarget: Its target leads nowhere; names the environment.
+    """
+    try:
+        return entry.load()
+    except BadTarget as error:
+        raise BadTarget(f"environment {env_id!r}: {error}") from error

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from marl_tr.vector.batch import Batch
 from marl_tr.vector.block import CopyBlock
 from marl_tr.vector.contract import Actions, Reference, Step
-from marl_tr.vector.errors import BadEnvironmentData
+from marl_tr.vector.errors import BadEnvironmentData, environment_code
 from marl_tr.vector.sampling import random_actions
 
 __all__ = ["InProcessVectorEnv", "RenderedVectorEnv"]
@@ -129,7 +129,11 @@ class RenderedVectorEnv(InProcessVectorEnv):
         Raises:
             BadEnvironmentData: It rendered something else.
         """
-        frame = np.asarray(self._block.copies[0].env.render())
+        copy = self._block.copies[0]
+        with environment_code(
+            f"environment {self.spec.id!r}, copy {copy.index}, step {copy.steps}, render()", self.spec.id
+        ):
+            frame = np.asarray(copy.env.render())
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
             raise BadEnvironmentData(
                 f"environment {self.spec.id!r}: render() gave {frame.dtype} of shape {frame.shape}; with "

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from marl_tr.registry import Entry, find
 from marl_tr.vector.contract import VectorEnv
-from marl_tr.vector.copies import call_factory, factory_arguments
+from marl_tr.vector.copies import call_factory, factory_arguments, load_factory
 from marl_tr.vector.errors import NotAnEnvironment
 from marl_tr.vector.in_process import InProcessVectorEnv, RenderedVectorEnv
 
@@ -52,7 +52,7 @@ def make_vector_env(
         raise ValueError(f"num_envs must be at least 1, got {num_envs}")
     entry = find("envs", id) if entry is None else entry
     arguments = factory_arguments(entry, {} if config is None else config, env_id=id)
-    factory = entry.load()
+    factory = load_factory(entry, env_id=id)
     if entry.native:
         env = call_factory(factory, {"num_envs": num_envs, **arguments}, env_id=id)
         if isinstance(env, VectorEnv):

@@ -152,8 +152,8 @@ class Recorder:
 
     def _keep(self, before: frozenset[str], actions: Mapping[str, Any], *values: Mapping[str, Any]) -> None:
         try:
-            state = copy.deepcopy(self.env.state())
-        except (NotImplementedError, AttributeError):
+            state = copy.deepcopy(self.env.state()) if callable(getattr(self.env, "state", None)) else None
+        except NotImplementedError:
             state = None
         observations, rewards, terminated, truncated, infos = (dict(value) for value in values)
         self.episode.answers.append(

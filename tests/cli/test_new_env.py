@@ -13,7 +13,7 @@ import pytest
 from marl_tr.cli import main
 from marl_tr.cli.new_env import Kind, write_package
 
-KINDS = [Kind.parallel, Kind.gymnasium, Kind.native]
+KINDS = list(Kind)
 
 
 @pytest.fixture(scope="module")

@@ -68,11 +68,13 @@ def test_it_registers_without_an_edit_of_ours(marl_tr: Run) -> None:
     assert "whole number in [1, 16]" in settings.stdout
 
 
-@pytest.mark.parametrize("name", ["tugs", "berths"])
+@pytest.mark.parametrize("name", ["tugs", "cranes", "berths"])
 def test_check_env_finds_nothing_to_mend(name: str, marl_tr: Run) -> None:
     checked = marl_tr("check-env", f"harbour/{name}-v0")
     assert checked.returncode == 0, checked.stdout
-    assert ", 0 warnings," in checked.stdout
+    warned = [line.split(maxsplit=1)[1] for line in checked.stdout.splitlines() if line.startswith("  warning")]
+    # PettingZoo's test knows no Dict observations, and says so of its own board games too.
+    assert all(line.startswith("pettingzoo api test") and name == "cranes" for line in warned)
 
 
 def test_a_run_of_its_scenario_is_interrupted_and_resumed(site: Path, marl_tr: Run, tmp_path: Path) -> None:
@@ -102,7 +104,7 @@ def test_a_run_of_its_scenario_is_interrupted_and_resumed(site: Path, marl_tr: R
     assert (folder / "report.md").is_file()
 
 
-@pytest.mark.parametrize("name", ["berths"])
+@pytest.mark.parametrize("name", ["cranes", "berths"])
 def test_a_few_iterations_of_the_other_scenarios_end_with_a_report(name: str, marl_tr: Run, tmp_path: Path) -> None:
     few = ["env.num_envs=4", "trainer.rollout_steps=10", "trainer.total_steps=80", "evaluation.final_episodes=4"]
     trained = marl_tr("run", str(EXAMPLE / "scenarios" / f"{name}.yaml"), *few)

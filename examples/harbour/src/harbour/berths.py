@@ -87,6 +87,7 @@ class Berths:
             horizon=config.horizon,
             own_state=True,
         )
+        self._ships: Array = np.zeros((num_envs, config.lanes), dtype=np.int64)
         self._begin(seed=0, episode=0)
 
     def reset(self, seed: int) -> Step:
@@ -178,10 +179,10 @@ class Berths:
         return seen
 
     def _state(self) -> Array:
-        return (self._ships / self.config.places).astype(np.float32)
+        return np.asarray(self._ships / self.config.places, dtype=np.float32)
 
     def _waiting(self) -> Array:
-        return self._ships.sum(axis=1).astype(np.float32)
+        return np.asarray(self._ships.sum(axis=1), dtype=np.float32)
 
     def _step(self, *, reward: Array, turned_away: Array, ended: bool = False) -> Step:
         batch = (len(self._copies), self.config.berths)

@@ -154,5 +154,5 @@ class Tugs(ParallelEnv[str, NDArray[np.float32], NDArray[np.float32]]):
 
 
 def _within_circle(thrust: NDArray[np.float32]) -> NDArray[np.float64]:
-    thrust = np.asarray(thrust, dtype=np.float64)
-    return thrust / max(1.0, float(np.linalg.norm(thrust)))
+    length = max(1.0, float(np.linalg.norm(thrust)))
+    return np.asarray(thrust, dtype=np.float64) / length
