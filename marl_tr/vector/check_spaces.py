@@ -40,9 +40,11 @@ def first_step(subject: Subject) -> Outcome:
     recorder = Recorder(env, subject.groups)
     try:
         recorder.reset(SEED)
+        actions = recorder.drawn()
+    except MaskFault:
+        return Outcome(True, "As far as there is a mask.")  # of which the next question tells
     except BadEnvironmentData as error:
-        return Outcome(False, _sentence(error), "see pettingzoo.farama.org/api/parallel, or gymnasium's Env")
-    actions = recorder.drawn()
+        return Outcome(False, _sentence(error), _API)
     for index, agent in enumerate(actions):
         space = env.action_space(agent)
         if subject.masked is None:  # a mask is none of sample's for a space with parts
@@ -51,7 +53,7 @@ def first_step(subject: Subject) -> Outcome:
     try:
         recorder.give(actions)
     except BadEnvironmentData as error:
-        return Outcome(False, _sentence(error), "see pettingzoo.farama.org/api/parallel, or gymnasium's Env")
+        return Outcome(False, _sentence(error), _API)
     except Exception as error:
         shown = ", ".join(f"{agent!r}: {_told(action)}" for agent, action in list(actions.items())[:2])
         return Outcome(
@@ -61,6 +63,9 @@ def first_step(subject: Subject) -> Outcome:
             "step (np.asarray(action, dtype=...)), or give the space the dtype that step needs",
         )
     return Outcome(True, "")
+
+
+_API = "see pettingzoo.farama.org/api/parallel, or gymnasium.farama.org/api/env"
 
 
 def _sentence(error: Exception) -> str:
@@ -80,7 +85,9 @@ def inside(subject: Subject) -> Outcome:
     env = subject.make()
     for step, answer in enumerate(subject.episode.answers):
         for agent, value in answer.observations.items():
-            problem = next(_outside(env.observation_space(agent), value), None) if value is not None else None
+            if value is None and subject.turns:
+                continue  # nothing seen yet out of turn, of which "observe() changes nothing" tells
+            problem = next(_outside(env.observation_space(agent), value), None)
             if problem is not None:
                 return Outcome(False, f"Step {step}, agent {agent!r}: the observation {problem[0]}.", problem[1])
     return Outcome(True, "")
@@ -93,34 +100,30 @@ _WIDEN = (
 _KEYS = "return a value for every key of the Dict in observation_space(agent), and no other, in every reset and step"
 
 
-def _outside(space: spaces.Space[Any], value: Any, leaf: str = "") -> Iterator[tuple[str, str]]:
-    """What is wrong with `value`, and the cure; values that are not finite have a question of their own."""
+def _outside(space: spaces.Space[Any], value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[str, str]]:
+    """What is wrong with `value`, which lies at `path`, and the cure; what is not finite has a question of its own."""
+    leaf = f"leaf {'/'.join(map(str, path))!r} " if path else ""
     if isinstance(space, spaces.Dict):
         if not isinstance(value, Mapping):
             yield f"{leaf}is a {type(value).__name__}, not a dict", _KEYS
             return
-        missing, extra = space.spaces.keys() - value.keys(), value.keys() - space.spaces.keys()
-        if missing or extra:
-            what = f"lacks the key {min(missing, key=str)!r}" if missing else f"has the key {min(extra, key=str)!r}"
-            yield f"{leaf}{what}{'' if missing else ', which its space has not'}", _KEYS
-            return
+        for key in sorted(space.spaces.keys() - value.keys(), key=str):
+            yield f"{leaf}lacks the key {key!r}", _KEYS
+        for key in sorted(value.keys() - space.spaces.keys(), key=str):
+            yield f"{leaf}has the key {key!r}, which its space has not", _KEYS
         for key, part in space.spaces.items():
-            yield from _outside(part, value[key], _leaf(leaf, key))
+            if key in value:
+                yield from _outside(part, value[key], (*path, key))
     elif isinstance(space, spaces.Tuple):
         if not isinstance(value, tuple | list) or len(value) != len(space.spaces):
-            count = len(value) if isinstance(value, tuple | list) else type(value).__name__
+            what = f"{len(value)} parts" if isinstance(value, tuple | list) else f"the type {type(value).__name__}"
             cure = "return a tuple with one value for every part of the space"
-            yield f"{leaf}has {count} parts, its space {len(space.spaces)}", cure
+            yield f"{leaf}has {what}, its space {len(space.spaces)} parts", cure
             return
         for index, part in enumerate(space.spaces):
-            yield from _outside(part, value[index], _leaf(leaf, index))
+            yield from _outside(part, value[index], (*path, index))
     elif is_finite(value) and (problem := _leaf_outside(space, value)):
         yield f"{leaf}{problem}", _WIDEN
-
-
-def _leaf(before: str, key: Any) -> str:
-    """``"leaf 'pos/x' "``."""
-    return f"leaf {'/'.join(filter(None, (before.removeprefix('leaf ').strip().strip(chr(39)), str(key))))!r} "
 
 
 def _leaf_outside(space: spaces.Space[Any], value: Any) -> str | None:

@@ -28,7 +28,7 @@ _DEAD = (
     "begin step with 'if self.terminations[self.agent_selection] or self.truncations[self.agent_selection]: "
     "self._was_dead_step(action); return'"
 )
-_TABLES = ("rewards", "terminations", "truncations", "infos", "_cumulative_rewards")
+_TABLES = ("rewards", "terminations", "truncations", "infos")
 
 
 @dataclass(frozen=True)

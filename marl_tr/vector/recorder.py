@@ -155,6 +155,11 @@ class Recorder:
             state = copy.deepcopy(self.env.state()) if callable(getattr(self.env, "state", None)) else None
         except NotImplementedError:
             state = None
+        for name, value in zip(
+            ("observations", "rewards", "terminations", "truncations", "infos"), values, strict=True
+        ):
+            if not isinstance(value, Mapping):
+                raise BadEnvironmentData(f"{name} are a {type(value).__name__}; return a dict with one entry an agent")
         observations, rewards, terminated, truncated, infos = (dict(value) for value in values)
         self.episode.answers.append(
             Answer(

@@ -121,6 +121,24 @@ class NanReward(Walkers):
         return float("nan") if self.t == 3 else super().reward(agent)
 
 
+class RewardsAreAList(Walkers):
+    def step(self, actions: dict[str, Any]) -> Any:
+        observations, rewards, *rest = super().step(actions)
+        return observations, list(rewards.values()), *rest
+
+
+class ObservesNothing(Walkers):
+    def observe(self, agents: list[str]) -> dict[str, Any]:
+        return super().observe(agents) | ({"walker_1": None} if self.t == 2 else {})
+
+
+class NothingAllowedAtFirst(Choosers):
+    """The first mask allows nothing."""
+
+    def mask(self, agent: str) -> Any:
+        return super().mask(agent) * (self.t > 0)
+
+
 class SetOrder(Walkers):
     """Draws in the order of a set, which another process has otherwise."""
 
