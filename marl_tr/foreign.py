@@ -9,11 +9,16 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import dropwhile
+from pathlib import Path
 from types import TracebackType
 
 from marl_tr.errors import Diverged, Interrupted, UserError
 
 __all__ = ["RaisedInside", "foreign_code", "last_place", "mark", "own_traceback", "raised_inside"]
+
+_VIEWS = str(Path(__file__).parent / "vector")
+"""Between our call and their code there may be a view of their environment."""
 
 _IMPORT_SYSTEM = ("<frozen importlib", "importlib/__init__.py", "importlib\\__init__.py")
 
@@ -37,8 +42,8 @@ class RaisedInside(str):
         note.where, note.frames, note.env_id = where, frames, env_id
         return note
 
-    def __getnewargs__(self) -> tuple[str, int, str | None]:  # type: ignore[override]
-        return self.where, self.frames, self.env_id
+    def __reduce__(self) -> tuple[type[RaisedInside], tuple[str, int, str | None]]:
+        return RaisedInside, (self.where, 0, self.env_id)  # a traceback does not cross processes
 
 
 @contextmanager
@@ -92,6 +97,7 @@ def last_place(error: BaseException) -> str:
 
 def _foreign(frames: traceback.StackSummary, note: RaisedInside | None) -> list[traceback.FrameSummary]:
     theirs = list(frames) if note is None else list(frames)[len(frames) - note.frames :]
+    theirs = list(dropwhile(lambda frame: frame.filename.startswith(_VIEWS), theirs))
     return [frame for frame in theirs if not any(part in frame.filename for part in _IMPORT_SYSTEM)]
 
 

@@ -80,7 +80,8 @@ def test_a_note_crosses_processes() -> None:
     note = raised_inside(pickle.loads(pickle.dumps(caught("copy 1", "a/b-v0"))))
     assert note is not None
     assert note == "(raised inside copy 1; 'marl-tr check-env a/b-v0' looks for the cause)"
-    assert (note.where, note.env_id) == ("copy 1", "a/b-v0")
+    # The traceback stays on the other side.
+    assert (note.where, note.env_id, note.frames) == ("copy 1", "a/b-v0", 0)
 
 
 def test_very_deep_tracebacks_are_counted() -> None:

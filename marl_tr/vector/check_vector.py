@@ -235,7 +235,8 @@ def _same_seed(make: Make, cycles: int) -> Outcome:
                 return Outcome(
                     False,
                     f"{how} with seed {seed}, answers otherwise at step {place}.",
-                    "draw every random number from the seed given to reset, and let nothing outlive a reset",
+                    "draw every random number from the seed given to reset, and let nothing outlive a reset (or say "
+                    "'env: {rebuild: true}' in the scenario, where the environment is not yours)",
                 )
     return Outcome(True, f"{steps} steps, also with seed 0.")
 

@@ -14,10 +14,24 @@ from marl_tr.errors import UserError
 from marl_tr.foreign import last_place
 from marl_tr.registry import BadTarget, Entry
 from marl_tr.vector.contract import VectorEnv
-from marl_tr.vector.errors import BadEnvironmentConfig, MissingDependency, NotAnEnvironment, environment_code
+from marl_tr.vector.errors import (
+    BadEnvironmentConfig,
+    BadEnvironmentData,
+    MissingDependency,
+    NotAnEnvironment,
+    environment_code,
+)
 from marl_tr.vector.turns import TurnBasedView
 
-__all__ = ["SINGLE_AGENT", "SingleAgentView", "as_parallel", "call_factory", "factory_arguments", "load_factory"]
+__all__ = [
+    "SINGLE_AGENT",
+    "SingleAgentView",
+    "amount",
+    "as_parallel",
+    "call_factory",
+    "factory_arguments",
+    "load_factory",
+]
 
 SINGLE_AGENT = "agent_0"
 """The name of the one agent of a `gymnasium.Env`."""
@@ -40,14 +54,29 @@ class SingleAgentView:
         return self.env.action_space
 
     def reset(self, seed: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See ``ParallelEnv.reset``."""
-        observation, info = self.env.reset(seed=seed)
+        """See ``ParallelEnv.reset``.
+
+        Raises:
+            BadEnvironmentData: It gives no pair.
+        """
+        answer = self.env.reset(seed=seed)
+        if not isinstance(answer, tuple) or len(answer) != 2:
+            raise BadEnvironmentData(f"reset returned {amount(answer)}; return (observation, info)")
+        observation, info = answer
         self.agents = [SINGLE_AGENT]
         return {SINGLE_AGENT: observation}, {SINGLE_AGENT: info}
 
     def step(self, actions: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-        """See ``ParallelEnv.step``."""
-        observation, reward, terminated, truncated, info = self.env.step(actions[SINGLE_AGENT])
+        """See ``ParallelEnv.step``.
+
+        Raises:
+            BadEnvironmentData: It gives no five values, such as the four of before 2022.
+        """
+        answer = self.env.step(actions[SINGLE_AGENT])
+        if not isinstance(answer, tuple) or len(answer) != 5:
+            expected = "(observation, reward, terminated, truncated, info)"
+            raise BadEnvironmentData(f"step returned {amount(answer)}; return {expected}")
+        observation, reward, terminated, truncated, info = answer
         if terminated or truncated:
             self.agents = []
         values = (observation, reward, terminated, truncated, info)
@@ -68,6 +97,11 @@ class SingleAgentView:
     def close(self) -> None:
         """See ``gymnasium.Env.close``."""
         self.env.close()
+
+
+def amount(answer: Any) -> str:
+    """``"4 values"``, or the type of what is no tuple."""
+    return f"{len(answer)} values" if isinstance(answer, tuple) else f"a {type(answer).__name__}"
 
 
 def as_parallel(env: Any, *, env_id: str) -> Any:

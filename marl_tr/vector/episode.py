@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from marl_tr.vector.batch import Rows
 from marl_tr.vector.codec import GroupCodec
+from marl_tr.vector.copies import amount
 from marl_tr.vector.errors import BadEnvironmentData, environment_code
 from marl_tr.vector.turns import TurnBasedView
 
@@ -60,7 +61,7 @@ class EnvironmentCopy:
         with self._located("reset"):
             result = self.env.reset(seed=seed)
         if not isinstance(result, tuple) or len(result) != 2:
-            raise self._bad("reset", f"returned {type(result).__name__}", "return (observations, infos)")
+            raise self._bad("reset", f"returned {amount(result)}", "return (observations, infos)")
         self.living = self._members()
         if not self.living:
             raise self._bad("agents", "is empty after reset", "set self.agents = self.possible_agents[:] in reset")
@@ -102,7 +103,7 @@ class EnvironmentCopy:
             result = self.env.step(decoded)
         if not isinstance(result, tuple) or len(result) != 5:
             cure = "return (observations, rewards, terminations, truncations, infos)"
-            raise self._bad("step", f"returned {type(result).__name__}", cure)
+            raise self._bad("step", f"returned {amount(result)}", cure)
         observations, rewards, terminations, truncations, infos = result
         ended = set()
         for g, a, agent, group, _ in self._places:

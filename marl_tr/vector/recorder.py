@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from marl_tr.vector.codec import GroupCodec
 from marl_tr.vector.contract import Leaves
+from marl_tr.vector.copies import amount
 from marl_tr.vector.errors import BadEnvironmentData
 from marl_tr.vector.sampling import choices, sample
 from marl_tr.vector.turns import TurnBasedView
@@ -83,7 +84,7 @@ class Recorder:
         """
         answer = self.env.reset(seed=seed)
         if not isinstance(answer, tuple) or len(answer) != 2:
-            raise BadEnvironmentData(f"reset returned {_what(answer)}; return (observations, infos)")
+            raise BadEnvironmentData(f"reset returned {amount(answer)}; return (observations, infos)")
         nothing: dict[str, Any] = {}
         self._keep(frozenset(), {}, answer[0], nothing, nothing, nothing, answer[1])
 
@@ -126,7 +127,7 @@ class Recorder:
         answer = self.env.step(actions)
         if not isinstance(answer, tuple) or len(answer) != 5:
             expected = "(observations, rewards, terminations, truncations, infos)"
-            raise BadEnvironmentData(f"step returned {_what(answer)}; return {expected}")
+            raise BadEnvironmentData(f"step returned {amount(answer)}; return {expected}")
         self._keep(before, actions, *answer)
         self._lingering = (self._lingering | self.episode.answers[-1].ended) & set(self.env.agents)
         self.episode.over = set(self.env.agents) <= self._lingering
@@ -206,10 +207,6 @@ def _corner(space: spaces.Space[Any], end: str) -> Any:
     assert isinstance(space, spaces.Box)
     limit = space.low if end == "lowest" else space.high
     return np.where(np.isfinite(limit), limit, 0.0).astype(space.dtype)
-
-
-def _what(answer: Any) -> str:
-    return f"{len(answer)} values" if isinstance(answer, tuple) else f"a {type(answer).__name__}"
 
 
 def play(env: Any, groups: Sequence[GroupCodec], *, seed: int | None, cycles: int, action_seed: int = 7) -> Episode:

@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from vector_examples import Walkers
+from vector_examples import Auction, Counter, Walkers
 
 from marl_tr.cli import main
 from marl_tr.foreign import own_traceback, raised_inside
@@ -110,6 +110,47 @@ def test_what_the_environments_code_raises_keeps_its_type_and_says_where(
     assert (note.where, note.env_id) == (where, "team/faulty-v0")
     files = {line.split('"')[1] for line in own_traceback(raised.value).splitlines() if line.startswith("  File")}
     assert files == {__file__}
+
+
+def test_a_move_of_a_turn_based_environment_is_shown_without_the_view_of_it() -> None:
+    class Stumbles(Auction):
+        def step(self, action: Any) -> None:
+            raise RuntimeError("hammer lost")
+
+    with pytest.raises(RuntimeError) as raised:
+        play(Stumbles)
+    note = raised_inside(raised.value)
+    assert note is not None
+    assert note.where == "environment 'team/faulty-v0', copy 0, step 1, step()"
+    files = [line.split('"')[1] for line in own_traceback(raised.value).splitlines() if line.startswith("  File")]
+    assert files == [__file__]
+
+
+class OldGymStep(Counter):
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, _, info = super().step(action)
+        return observation, reward, terminated, info
+
+
+class OldGymReset(Counter):
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return super().reset(seed=seed)[0]
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [
+        (
+            OldGymStep,
+            "copy 0, step 1, step returned 4 values; return (observation, reward, terminated, truncated, info)",
+        ),
+        (OldGymReset, "at its first reset, reset returned a int; return (observation, info)"),
+    ],
+)
+def test_gymnasium_environments_of_before_2022_are_told_what_to_return(factory: Any, said: str) -> None:
+    with pytest.raises(BadEnvironmentData) as raised:
+        play(factory)
+    assert said in str(raised.value)
 
 
 @pytest.mark.parametrize(("factory", "what"), [(NeedsMore, "no_such_simulator"), (NeedsAnExtra, "mujoco")])
