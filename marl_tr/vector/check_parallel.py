@@ -24,7 +24,7 @@ from marl_tr.vector.recorder import Answer, CornerRecorder, Recorder, first_diff
 from marl_tr.vector.report import Check, Outcome
 from marl_tr.vector.subject import SEED, USE_NP_RANDOM, Subject
 
-__all__ = ["Subject", "parallel_checks"]
+__all__ = ["parallel_checks"]
 
 _PETTINGZOO = "see pettingzoo.farama.org/content/environment_tests for what this test asks"
 _RUNS = "run the environment by hand up to this line"

@@ -75,21 +75,19 @@ class Turns:
     dead: bool = False
 
 
-def turn_checks(subject: Subject, *after: str) -> list[Check]:
-    """The questions, in the order in which they are asked; `after` names checks that must have passed before."""
+def turn_checks(subject: Subject) -> list[Check]:
+    """The questions, in the order in which they are asked."""
     played = _Played(subject)
     return [
-        Check("whose turn", partial(_selection, played), "select an agent in self.agents", after),
-        Check("dead steps", partial(_dead_steps, played), _DEAD, (*after, "whose turn")),
+        Check("whose turn", partial(_selection, played), "select an agent in self.agents"),
+        Check("dead steps", partial(_dead_steps, played), _DEAD, ("whose turn",)),
         Check(
             "last() adds up",
             partial(_adds_up, played),
             "call self._accumulate_rewards() at the end of step",
-            (*after, "whose turn", "dead steps"),
+            ("whose turn", "dead steps"),
         ),
-        Check(
-            "observe() changes nothing", partial(_observes, played), "draw nothing in observe", (*after, "whose turn")
-        ),
+        Check("observe() changes nothing", partial(_observes, played), "draw nothing in observe", ("whose turn",)),
     ]
 
 

@@ -59,7 +59,7 @@ class SingleAgentView:
         Raises:
             BadEnvironmentData: It gives no pair.
         """
-        answer = self.env.reset(seed=seed)
+        answer: Any = self.env.reset(seed=seed)
         if not isinstance(answer, tuple) or len(answer) != 2:
             raise BadEnvironmentData(f"reset returned {amount(answer)}; return (observation, info)")
         observation, info = answer
@@ -72,7 +72,7 @@ class SingleAgentView:
         Raises:
             BadEnvironmentData: It gives no five values, such as the four of before 2022.
         """
-        answer = self.env.step(actions[SINGLE_AGENT])
+        answer: Any = self.env.step(actions[SINGLE_AGENT])
         if not isinstance(answer, tuple) or len(answer) != 5:
             expected = "(observation, reward, terminated, truncated, info)"
             raise BadEnvironmentData(f"step returned {amount(answer)}; return {expected}")
