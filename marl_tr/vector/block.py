@@ -23,7 +23,7 @@ from marl_tr.vector.errors import (
     NotFiniteData,
     ReplayMismatch,
     UnsupportedSpace,
-    raised_inside,
+    environment_code,
 )
 from marl_tr.vector.leaves import called
 from marl_tr.vector.observations import LONE
@@ -162,7 +162,9 @@ class CopyBlock:
         Raises:
             BadEnvironmentData: It rendered something else.
         """
-        frame = np.asarray(self.copies[0].env.render())
+        copy = self.copies[0]
+        with environment_code(f"environment {self._id!r}, copy {copy.index}, step {copy.steps}, render()", self._id):
+            frame = np.asarray(copy.env.render())
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
             raise BadEnvironmentData(
                 f"environment {self._id!r}: render() gave {frame.dtype} of shape {frame.shape}; with "
@@ -270,7 +272,8 @@ class CopyBlock:
         copy = self.copies[index]
         return NotFiniteData(
             f"environment {self._id!r}, copy {copy.index}{agent}, step {copy.steps}: {field} is not finite (NaN, "
-            "infinite, or beyond float32); look for a division by zero or a value without a limit there"
+            "infinite, or beyond float32); look for a division by zero or a value without a limit there "
+            f"('marl-tr check-env {self._id}' looks for more)"
         )
 
 
@@ -284,7 +287,7 @@ def probe(env: Any, env_id: str) -> tuple[tuple[GroupCodec, ...], int | None]:
     Raises:
         UnsupportedSpace: See `group_agents`; also where ``state()`` is not one array of numbers.
     """
-    with raised_inside(f"environment {env_id!r}, at its first reset", env_id):
+    with environment_code(f"environment {env_id!r}, at its first reset", env_id):
         agents = tuple(env.possible_agents)
         observation = {agent: env.observation_space(agent) for agent in agents}
         action = {agent: env.action_space(agent) for agent in agents}
@@ -296,10 +299,12 @@ def probe(env: Any, env_id: str) -> tuple[tuple[GroupCodec, ...], int | None]:
 
 
 def _state_size(env: Any, env_id: str) -> int | None:
+    if not callable(getattr(env, "state", None)):
+        return None
     try:
-        with raised_inside(f"environment {env_id!r}, state() after its first reset", env_id):
+        with environment_code(f"environment {env_id!r}, state() after its first reset", env_id):
             given = env.state()
-    except (NotImplementedError, AttributeError):
+    except NotImplementedError:
         return None
     state = None if isinstance(given, Mapping | tuple) else np.asarray(given)
     numbers = state is not None and (np.issubdtype(state.dtype, np.number) or state.dtype == np.bool_)
@@ -318,7 +323,8 @@ def _agree(envs: Sequence[Any], env_id: str, first_index: int) -> None:
         raise NotAnEnvironment(
             f"environment {env_id!r}: its factory returned the same object twice; build a new environment in every call"
         )
-    agents = tuple(envs[0].possible_agents)
+    with environment_code(f"environment {env_id!r}, possible_agents", env_id):
+        agents = tuple(envs[0].possible_agents)
     if not agents:
         raise BadEnvironmentData(f"environment {env_id!r}: possible_agents is empty; name every agent there")
     for index, env in enumerate(envs[1:], start=first_index + 1):
@@ -329,7 +335,9 @@ def _agree(envs: Sequence[Any], env_id: str, first_index: int) -> None:
             )
         for agent in agents:
             for name in ("observation_space", "action_space"):
-                if getattr(env, name)(agent) != getattr(envs[0], name)(agent):
+                with environment_code(f"environment {env_id!r}, {name}({agent!r})", env_id):
+                    mine, first = getattr(env, name)(agent), getattr(envs[0], name)(agent)
+                if mine != first:
                     raise BadEnvironmentData(
                         f"environment {env_id!r}, copy {index}, agent {agent!r}: {name} differs from copy "
                         f"{first_index}; the factory must give the same spaces each time"

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from marl_tr.registry import Entry, find, here_only
 from marl_tr.vector.contract import VectorEnv
-from marl_tr.vector.copies import call_factory, factory_arguments
+from marl_tr.vector.copies import call_factory, factory_arguments, load_factory
 from marl_tr.vector.errors import BadEnvironmentConfig, NotAnEnvironment
 from marl_tr.vector.in_process import InProcessVectorEnv, RenderedVectorEnv
 from marl_tr.vector.workers import RenderedWorkerVectorEnv, WorkerVectorEnv
@@ -61,7 +61,7 @@ def make_vector_env(
     sent = entry if entry is not None or not here_only("envs", id) else find("envs", id)
     entry = find("envs", id) if entry is None else entry
     arguments = factory_arguments(entry, {} if config is None else config, env_id=id)
-    factory = entry.load()
+    factory = load_factory(entry, env_id=id)
     if entry.native:
         if backend == "workers":
             raise BadEnvironmentConfig(

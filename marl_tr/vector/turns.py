@@ -119,7 +119,8 @@ class TurnBasedView:
         while self.env.agents and self._ended(agent := self.env.agent_selection):
             listed = list(self.env.agents)
             self.env.step(None)
-            if agent in self.env.agents and list(self.env.agents) == listed and self.env.agent_selection == agent:
+            # Whoever is selected next: two of these would be asked in turn for ever.
+            if agent in self.env.agents and list(self.env.agents) == listed:
                 raise BadEnvironmentData(
                     f"agent {agent!r}: step(None) left it in agents though its episode ended; begin step with 'if "
                     "self.terminations[agent] or self.truncations[agent]: return self._was_dead_step(action)'"

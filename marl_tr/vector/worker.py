@@ -14,17 +14,17 @@ import os
 import pickle
 import signal
 import threading
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from marl_tr.foreign import own_traceback
 from marl_tr.registry import Entry, find
 from marl_tr.vector.batch import Batch
 from marl_tr.vector.block import CopyBlock
 from marl_tr.vector.contract import Actions
-from marl_tr.vector.copies import call_factory
+from marl_tr.vector.copies import call_factory, load_factory
 from marl_tr.vector.shared import SharedArrays
 
 __all__ = ["Assignment", "Failure", "serve"]
@@ -56,7 +56,8 @@ class Assignment:
 
     def build(self) -> CopyBlock:
         """Its copies."""
-        factory = (find("envs", self.id) if self.entry is None else self.entry).load()
+        entry = find("envs", self.id) if self.entry is None else self.entry
+        factory = load_factory(entry, env_id=self.id)
         first = {**self.arguments, "render_mode": "rgb_array"} if self.render else self.arguments
         block = CopyBlock(
             self.id,
@@ -150,7 +151,7 @@ class _Worker:
 
 
 def _failure(error: Exception) -> Failure:
-    trace = traceback.format_exc()
+    trace = own_traceback(error)
     text = f"{type(error).__module__}.{type(error).__qualname__}: {error}"
     try:
         # An exception whose __init__ takes something else than its args cannot be made again on the other side.
