@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from marl_tr.vector.batch import Batch
 from marl_tr.vector.codec import GroupCodec, group_agents
 from marl_tr.vector.contract import Actions, EnvSpec, Leaves
-from marl_tr.vector.copies import as_parallel
+from marl_tr.vector.copies import SingleAgentView, as_parallel
 from marl_tr.vector.episode import EnvironmentCopy, episode_seed
 from marl_tr.vector.errors import (
     BadEnvironmentData,
@@ -25,12 +25,12 @@ from marl_tr.vector.errors import (
     UnsupportedSpace,
     raised_inside,
 )
-from marl_tr.vector.leaves import called
+from marl_tr.vector.leaves import called, identical
 from marl_tr.vector.observations import LONE
 from marl_tr.vector.replay import ReplayLog, pack, unpack
 from marl_tr.vector.turns import TurnBasedView
 
-__all__ = ["CopyBlock", "probe"]
+__all__ = ["CopyBlock", "probe", "stacked"]
 
 Array = NDArray[Any]
 
@@ -123,11 +123,11 @@ class CopyBlock:
         """
         if self._seed is None:
             raise RuntimeError(f"environment {self._id!r}: call reset(seed) before step")
-        stacked = self._stacked(actions)
+        given = stacked(actions, self.groups, self.spec.num_envs)
         done = np.zeros(self.spec.num_envs, dtype=np.bool_)
         for index, copy in enumerate(self.copies):
             rows = batch.rows(index)
-            mine = [{leaf: array[index] for leaf, array in leaves.items()} for leaves in stacked]
+            mine = [{leaf: array[index] for leaf, array in leaves.items()} for leaves in given]
             done[index] = copy.step(mine, rows)
             self._logs[index].append(mine, rows.digest(at_reset=False))
         self._check_finite(batch)
@@ -236,23 +236,6 @@ class CopyBlock:
             f"env.rebuild ('marl-tr check-env {self._id}' finds the place)"
         )
 
-    def _stacked(self, actions: Actions) -> list[Leaves]:
-        stacked = []
-        for group in self.groups:
-            given, mine = actions[group.name], {}
-            for leaf in group.action.leaves:
-                if leaf.name not in given:
-                    raise ValueError(f"actions of group {group.name!r} lack the leaf {leaf.name!r}")
-                mine[leaf.name] = array = np.asarray(given[leaf.name])
-                expected = (self.spec.num_envs, len(group.agents), *(leaf.space.shape or ()))
-                if array.shape != expected:
-                    which = "" if leaf.name == "action" else f", leaf {leaf.name!r},"
-                    raise ValueError(
-                        f"actions of group {group.name!r}{which} have shape {array.shape}, expected {expected}"
-                    )
-            stacked.append(mine)
-        return stacked
-
     def _check_finite(self, batch: Batch) -> None:
         for g, group in enumerate(self.groups):
             leaves = batch.observation[g]
@@ -272,6 +255,31 @@ class CopyBlock:
             f"environment {self._id!r}, copy {copy.index}{agent}, step {copy.steps}: {field} is not finite (NaN, "
             "infinite, or beyond float32); look for a division by zero or a value without a limit there"
         )
+
+
+def stacked(actions: Actions, groups: Sequence[GroupCodec], num_envs: int) -> list[Leaves]:
+    """`actions` as a list over the groups, in the dtype of each leaf's space.
+
+    Raises:
+        ValueError: A group or a leaf is missing, or of a wrong shape.
+    """
+    taken = []
+    for group in groups:
+        if group.name not in actions:
+            raise ValueError(f"actions lack the group {group.name!r}")
+        given, mine = actions[group.name], {}
+        for leaf in group.action.leaves:
+            if leaf.name not in given:
+                raise ValueError(f"actions of group {group.name!r} lack the leaf {leaf.name!r}")
+            mine[leaf.name] = array = np.asarray(given[leaf.name], dtype=leaf.space.dtype)
+            expected = (num_envs, len(group.agents), *(leaf.space.shape or ()))
+            if array.shape != expected:
+                which = "" if leaf.name == "action" else f", leaf {leaf.name!r},"
+                raise ValueError(
+                    f"actions of group {group.name!r}{which} have shape {array.shape}, expected {expected}"
+                )
+        taken.append(mine)
+    return taken
 
 
 def probe(env: Any, env_id: str) -> tuple[tuple[GroupCodec, ...], int | None]:
@@ -296,13 +304,15 @@ def probe(env: Any, env_id: str) -> tuple[tuple[GroupCodec, ...], int | None]:
 
 
 def _state_size(env: Any, env_id: str) -> int | None:
+    if not callable(getattr(getattr(env, "unwrapped", env), "state", None)):
+        return None  # an aec_to_parallel of a board game calls what is no method there
     try:
         with raised_inside(f"environment {env_id!r}, state() after its first reset", env_id):
             given = env.state()
     except (NotImplementedError, AttributeError):
         return None
     state = None if isinstance(given, Mapping | tuple) else np.asarray(given)
-    numbers = state is not None and (np.issubdtype(state.dtype, np.number) or state.dtype == np.bool_)
+    numbers = state is not None and state.dtype.kind in "biuf"
     if state is None or not numbers or state.size == 0:
         what = type(given).__name__ if state is None else f"{type(given).__name__} of {state.dtype}"
         raise UnsupportedSpace(
@@ -314,13 +324,18 @@ def _state_size(env: Any, env_id: str) -> int | None:
 
 def _agree(envs: Sequence[Any], env_id: str, first_index: int) -> None:
     """The agents' names are the same in every copy, as are their spaces."""
-    if len({id(getattr(env, "env", env)) for env in envs}) < len(envs):
+    if len({id(_innermost(env)) for env in envs}) < len(envs):
         raise NotAnEnvironment(
             f"environment {env_id!r}: its factory returned the same object twice; build a new environment in every call"
         )
     agents = tuple(envs[0].possible_agents)
     if not agents:
         raise BadEnvironmentData(f"environment {env_id!r}: possible_agents is empty; name every agent there")
+    twice = [agent for agent in agents if agents.count(agent) > 1]
+    if twice:
+        raise BadEnvironmentData(
+            f"environment {env_id!r}: possible_agents names {twice[0]!r} twice; name each agent once"
+        )
     for index, env in enumerate(envs[1:], start=first_index + 1):
         if tuple(env.possible_agents) != agents:
             raise BadEnvironmentData(
@@ -329,8 +344,14 @@ def _agree(envs: Sequence[Any], env_id: str, first_index: int) -> None:
             )
         for agent in agents:
             for name in ("observation_space", "action_space"):
-                if getattr(env, name)(agent) != getattr(envs[0], name)(agent):
+                if not identical(getattr(env, name)(agent), getattr(envs[0], name)(agent)):
                     raise BadEnvironmentData(
                         f"environment {env_id!r}, copy {index}, agent {agent!r}: {name} differs from copy "
                         f"{first_index}; the factory must give the same spaces each time"
                     )
+
+
+def _innermost(env: Any) -> Any:
+    """The environment under our view of it and the user's wrappers."""
+    inside = env.env if isinstance(env, SingleAgentView | TurnBasedView) else env
+    return getattr(inside, "unwrapped", inside)

@@ -15,6 +15,7 @@ from gymnasium import spaces
 
 from marl_tr.vector.actions import ActionCodec
 from marl_tr.vector.contract import GroupSpec, Leaves
+from marl_tr.vector.leaves import identical
 from marl_tr.vector.masks import MASK, MaskCodec
 from marl_tr.vector.observations import ObservationCodec
 
@@ -88,7 +89,7 @@ def group_agents(
     stacks: list[list[str]] = []
     for agent in agents:
         for stack in stacks:
-            if observation[stack[0]] == observation[agent] and action[stack[0]] == action[agent]:
+            if identical(observation[stack[0]], observation[agent]) and identical(action[stack[0]], action[agent]):
                 stack.append(agent)
                 break
         else:
@@ -98,10 +99,10 @@ def group_agents(
     for name, stack in zip(_group_names(stacks), stacks, strict=True):
         where = f"environment {env_id!r}, agent {stack[0]!r}"
         choice = ActionCodec.of(action[stack[0]], where=where)
-        mask = shown = MaskCodec.in_observation(observation[stack[0]], choice)
+        mask = shown = MaskCodec.in_observation(observation[stack[0]], choice, where=where)
         examples = [given[agent] for agent in (given if turns else stack) if agent in given]
         if mask is None and examples:
-            mask = MaskCodec.in_info(examples[0], choice)
+            mask = MaskCodec.in_info(examples[0], choice, where=where)
         seen = ObservationCodec.of(observation[stack[0]], where=where, mask=None if shown is None else MASK)
         codecs.append(GroupCodec(name, tuple(stack), seen, choice, mask))
     return tuple(codecs)
@@ -109,7 +110,7 @@ def group_agents(
 
 def _group_names(stacks: Sequence[Sequence[str]]) -> list[str]:
     prefixes = [{re.sub(r"_\d+$", "", str(agent)) for agent in stack} for stack in stacks]
-    single = [next(iter(prefix)) if len(prefix) == 1 else None for prefix in prefixes]
+    single = [next(iter(prefix)) or None if len(prefix) == 1 else None for prefix in prefixes]
     numbered = [f"group_{index}" for index in range(len(stacks))]
     names = [
         prefix if prefix is not None and single.count(prefix) == 1 else number
