@@ -331,7 +331,8 @@ def _agree(envs: Sequence[Any], env_id: str, first_index: int) -> None:
     agents = tuple(envs[0].possible_agents)
     if not agents:
         raise BadEnvironmentData(f"environment {env_id!r}: possible_agents is empty; name every agent there")
-    twice = [agent for agent in agents if agents.count(agent) > 1]
+    names = list(map(str, agents))
+    twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise BadEnvironmentData(
             f"environment {env_id!r}: possible_agents names {twice[0]!r} twice; name each agent once"

@@ -24,7 +24,10 @@ __all__ = ["GroupCodec", "group_agents"]
 
 @dataclass(frozen=True)
 class GroupCodec:
-    """A group's name, its agents in order, and how their rows are written and read; `mask` where they have one."""
+    """A group's name, its agents in order, and how their rows are written and read; `mask` where they have one.
+
+    Agents are called as the environment does, which may be by numbers; what the trainer is told are strings.
+    """
 
     name: str
     agents: tuple[str, ...]
@@ -39,7 +42,7 @@ class GroupCodec:
         observation: dict[str, spaces.Space[Any]] = {leaf.name: leaf.space for leaf in self.observation.leaves}
         return GroupSpec(
             name=self.name,
-            agents=self.agents,
+            agents=tuple(map(str, self.agents)),
             observation={**observation, **{leaf.name: leaf.space for leaf in masks}},
             action={leaf.name: leaf.space for leaf in self.action.leaves},
             masks={leaf.action: leaf.name for leaf in masks},

@@ -360,7 +360,7 @@ class RenderedWorkerVectorEnv(WorkerVectorEnv):
 def _layout(groups: Sequence[GroupCodec], spec: EnvSpec) -> Layout:
     """See `marl_tr.vector.worker`."""
     size = spec.num_envs
-    now = Batch.layout(groups, size, int(spec.state["state"].shape[0]) if spec.state else None)
+    now = Batch.layout(groups, size, int(np.prod(spec.state["state"].shape or ())) if spec.state else None)
     layout: Layout = {f"now/{name}": array for name, array in now.items()}
     layout.update({f"final/{name}": a for name, a in now.items() if "/observation/" in name or name == "state"})
     for g, group in enumerate(groups):

@@ -285,6 +285,22 @@ def test_something_else_that_is_called_state_is_no_global_state():
     assert play(env, 7)[0][-1].groups["player"].alive.all()
 
 
+def test_agents_may_be_called_by_numbers():
+    class Numbered(Walkers):
+        def __init__(self):
+            super().__init__(death=0.2)
+            self.possible_agents = [0, 1, 2]
+            self.observation_spaces = dict(enumerate(self.observation_spaces.values()))
+            self.action_spaces = dict(enumerate(self.action_spaces.values()))
+
+    env = InProcessVectorEnv("numbered", Numbered, num_envs=2)
+    assert env.spec.agents == ("0", "1", "2")
+    for mine, theirs in zip(
+        play(env, 30)[0], play(InProcessVectorEnv("w", lambda: Walkers(death=0.2), 2), 30)[0], strict=True
+    ):
+        np.testing.assert_array_equal(mine.groups["group_0"].reward, theirs.groups["walker"].reward)
+
+
 def test_an_agent_named_twice_is_refused():
     class Twins(Walkers):
         def __init__(self):
