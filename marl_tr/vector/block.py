@@ -299,7 +299,8 @@ def probe(env: Any, env_id: str) -> tuple[tuple[GroupCodec, ...], int | None]:
         answer = env.reset(seed=0)
     # Whatever else reset returns is refused where it is called for good.
     infos = answer[1] if isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Mapping) else {}
-    groups = group_agents(agents, observation, action, env_id=env_id, infos=infos, turns=isinstance(env, TurnBasedView))
+    movers = env.movers if isinstance(env, TurnBasedView) else None
+    groups = group_agents(agents, observation, action, env_id=env_id, infos=infos, movers=movers)
     return groups, _state_size(env, env_id)
 
 

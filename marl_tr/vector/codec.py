@@ -69,7 +69,7 @@ def group_agents(
     *,
     env_id: str,
     infos: Mapping[str, Any] | None = None,
-    turns: bool = False,
+    movers: frozenset[str] | None = None,
 ) -> tuple[GroupCodec, ...]:
     """Stack agents with equal spaces, in the order in which `agents` first shows each pair of spaces.
 
@@ -84,7 +84,8 @@ def group_agents(
         env_id: The environment's name, for messages.
         infos: What a reset gave: agents whose infos hold an ``action_mask`` are masked from then on, unless their
             observations show one.
-        turns: One agent moves at a time, so that an info of one agent speaks for all.
+        movers: Where agents take turns, who is to move after that reset. The others' infos may not be filled in yet: a
+            mask of any agent speaks for them.
 
     Raises:
         UnsupportedSpace: See `ObservationCodec.of` and `ActionCodec.of`.
@@ -103,7 +104,9 @@ def group_agents(
         where = f"environment {env_id!r}, agent {stack[0]!r}"
         choice = ActionCodec.of(action[stack[0]], where=where)
         mask = shown = MaskCodec.in_observation(observation[stack[0]], choice, where=where)
-        examples = [given[agent] for agent in (given if turns else stack) if agent in given]
+        examples = [given[agent] for agent in stack if agent in given]
+        if not examples and movers is not None and movers.isdisjoint(stack):
+            examples = list(given.values())
         if mask is None and examples:
             mask = MaskCodec.in_info(examples[0], choice, where=where)
         seen = ObservationCodec.of(observation[stack[0]], where=where, mask=None if shown is None else MASK)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 from mpe2 import simple_spread_v3
 from pettingzoo.classic import connect_four_v3, rps_v2, tictactoe_v3
 from pettingzoo.utils import parallel_to_aec
@@ -315,3 +316,36 @@ def test_dead_agents_that_only_pass_the_turn_on_are_named_and_do_not_go_round_fo
     env = InProcessVectorEnv("team/rotates-v0", lambda: Rotates(rounds=1), num_envs=1)
     with pytest.raises(BadEnvironmentData, match=r"agent '\w+': step\(None\) left it in agents.*_was_dead_step"):
         run(env, 9)
+
+
+def test_a_mask_in_the_infos_of_some_does_not_oblige_whoever_moves_without_one():
+    class Limited(Auction):
+        """Bidders out of money may not bid; the seller, who chooses among prices, may do anything."""
+
+        def action_space(self, agent):
+            return spaces.Discrete(3) if agent == "seller" else spaces.Discrete(2)
+
+        def reset(self, seed=None, options=None):
+            super().reset(seed)
+            self._limit()
+
+        def step(self, action):
+            assert (
+                action is None
+                or self.agent_selection == "seller"
+                or self.infos[self.agent_selection]["action_mask"][action]
+            )
+            seller = self.agent_selection == "seller" and action is not None
+            super().step([action / 3] if seller else action)
+            self._limit()
+
+        def _limit(self):
+            for agent in self.agents[1:]:
+                self.infos[agent] = {"action_mask": np.int8([1, self.round % 2])}
+
+    env = InProcessVectorEnv("limited", Limited, num_envs=2)
+    assert {group.name: dict(group.masks) for group in env.spec.groups} == {
+        "seller": {},
+        "bidder": {"action": "action_mask"},
+    }
+    run(env, 60)
