@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from marl_tr.vector.batch import Batch
 from marl_tr.vector.codec import GroupCodec, group_agents
 from marl_tr.vector.contract import Actions, EnvSpec, Leaves
-from marl_tr.vector.copies import as_parallel
+from marl_tr.vector.copies import SingleAgentView, as_parallel
 from marl_tr.vector.episode import EnvironmentCopy, episode_seed
 from marl_tr.vector.errors import (
     BadEnvironmentData,
@@ -25,12 +25,12 @@ from marl_tr.vector.errors import (
     UnsupportedSpace,
     environment_code,
 )
-from marl_tr.vector.leaves import called
+from marl_tr.vector.leaves import called, identical
 from marl_tr.vector.observations import LONE
 from marl_tr.vector.replay import ReplayLog, pack, unpack
 from marl_tr.vector.turns import TurnBasedView
 
-__all__ = ["CopyBlock", "probe"]
+__all__ = ["CopyBlock", "probe", "stacked"]
 
 Array = NDArray[Any]
 
@@ -123,11 +123,11 @@ class CopyBlock:
         """
         if self._seed is None:
             raise RuntimeError(f"environment {self._id!r}: call reset(seed) before step")
-        stacked = self._stacked(actions)
+        given = stacked(actions, self.groups, self.spec.num_envs)
         done = np.zeros(self.spec.num_envs, dtype=np.bool_)
         for index, copy in enumerate(self.copies):
             rows = batch.rows(index)
-            mine = [{leaf: array[index] for leaf, array in leaves.items()} for leaves in stacked]
+            mine = [{leaf: array[index] for leaf, array in leaves.items()} for leaves in given]
             done[index] = copy.step(mine, rows)
             self._logs[index].append(mine, rows.digest(at_reset=False))
         self._check_finite(batch)
@@ -238,23 +238,6 @@ class CopyBlock:
             f"env.rebuild ('marl-tr check-env {self._id}' finds the place)"
         )
 
-    def _stacked(self, actions: Actions) -> list[Leaves]:
-        stacked = []
-        for group in self.groups:
-            given, mine = actions[group.name], {}
-            for leaf in group.action.leaves:
-                if leaf.name not in given:
-                    raise ValueError(f"actions of group {group.name!r} lack the leaf {leaf.name!r}")
-                mine[leaf.name] = array = np.asarray(given[leaf.name])
-                expected = (self.spec.num_envs, len(group.agents), *(leaf.space.shape or ()))
-                if array.shape != expected:
-                    which = "" if leaf.name == "action" else f", leaf {leaf.name!r},"
-                    raise ValueError(
-                        f"actions of group {group.name!r}{which} have shape {array.shape}, expected {expected}"
-                    )
-            stacked.append(mine)
-        return stacked
-
     def _check_finite(self, batch: Batch) -> None:
         for g, group in enumerate(self.groups):
             leaves = batch.observation[g]
@@ -277,6 +260,31 @@ class CopyBlock:
         )
 
 
+def stacked(actions: Actions, groups: Sequence[GroupCodec], num_envs: int) -> list[Leaves]:
+    """`actions` as a list over the groups, in the dtype of each leaf's space.
+
+    Raises:
+        ValueError: A group or a leaf is missing, or of a wrong shape.
+    """
+    taken = []
+    for group in groups:
+        if group.name not in actions:
+            raise ValueError(f"actions lack the group {group.name!r}")
+        given, mine = actions[group.name], {}
+        for leaf in group.action.leaves:
+            if leaf.name not in given:
+                raise ValueError(f"actions of group {group.name!r} lack the leaf {leaf.name!r}")
+            mine[leaf.name] = array = np.asarray(given[leaf.name], dtype=leaf.space.dtype)
+            expected = (num_envs, len(group.agents), *(leaf.space.shape or ()))
+            if array.shape != expected:
+                which = "" if leaf.name == "action" else f", leaf {leaf.name!r},"
+                raise ValueError(
+                    f"actions of group {group.name!r}{which} have shape {array.shape}, expected {expected}"
+                )
+        taken.append(mine)
+    return taken
+
+
 def probe(env: Any, env_id: str) -> tuple[tuple[GroupCodec, ...], int | None]:
     """Reset `env` once to see how its agents are stacked, and how many numbers ``state()`` has (None: no state).
 
@@ -294,20 +302,21 @@ def probe(env: Any, env_id: str) -> tuple[tuple[GroupCodec, ...], int | None]:
         answer = env.reset(seed=0)
     # Whatever else reset returns is refused where it is called for good.
     infos = answer[1] if isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Mapping) else {}
-    groups = group_agents(agents, observation, action, env_id=env_id, infos=infos, turns=isinstance(env, TurnBasedView))
+    movers = env.movers if isinstance(env, TurnBasedView) else None
+    groups = group_agents(agents, observation, action, env_id=env_id, infos=infos, movers=movers)
     return groups, _state_size(env, env_id)
 
 
 def _state_size(env: Any, env_id: str) -> int | None:
-    if not callable(getattr(env, "state", None)):
-        return None
+    if not callable(getattr(getattr(env, "unwrapped", env), "state", None)):
+        return None  # an aec_to_parallel of a board game calls what is no method there
     try:
         with environment_code(f"environment {env_id!r}, state() after its first reset", env_id):
             given = env.state()
     except NotImplementedError:
         return None
     state = None if isinstance(given, Mapping | tuple) else np.asarray(given)
-    numbers = state is not None and (np.issubdtype(state.dtype, np.number) or state.dtype == np.bool_)
+    numbers = state is not None and state.dtype.kind in "biuf"
     if state is None or not numbers or state.size == 0:
         what = type(given).__name__ if state is None else f"{type(given).__name__} of {state.dtype}"
         raise UnsupportedSpace(
@@ -319,7 +328,7 @@ def _state_size(env: Any, env_id: str) -> int | None:
 
 def _agree(envs: Sequence[Any], env_id: str, first_index: int) -> None:
     """The agents' names are the same in every copy, as are their spaces."""
-    if len({id(getattr(env, "env", env)) for env in envs}) < len(envs):
+    if len({id(_innermost(env)) for env in envs}) < len(envs):
         raise NotAnEnvironment(
             f"environment {env_id!r}: its factory returned the same object twice; build a new environment in every call"
         )
@@ -327,6 +336,12 @@ def _agree(envs: Sequence[Any], env_id: str, first_index: int) -> None:
         agents = tuple(envs[0].possible_agents)
     if not agents:
         raise BadEnvironmentData(f"environment {env_id!r}: possible_agents is empty; name every agent there")
+    names = list(map(str, agents))
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise BadEnvironmentData(
+            f"environment {env_id!r}: possible_agents names {twice[0]!r} twice; name each agent once"
+        )
     for index, env in enumerate(envs[1:], start=first_index + 1):
         if tuple(env.possible_agents) != agents:
             raise BadEnvironmentData(
@@ -337,8 +352,14 @@ def _agree(envs: Sequence[Any], env_id: str, first_index: int) -> None:
             for name in ("observation_space", "action_space"):
                 with environment_code(f"environment {env_id!r}, {name}({agent!r})", env_id):
                     mine, first = getattr(env, name)(agent), getattr(envs[0], name)(agent)
-                if mine != first:
+                if not identical(mine, first):
                     raise BadEnvironmentData(
                         f"environment {env_id!r}, copy {index}, agent {agent!r}: {name} differs from copy "
                         f"{first_index}; the factory must give the same spaces each time"
                     )
+
+
+def _innermost(env: Any) -> Any:
+    """The environment under our view of it and the user's wrappers."""
+    inside = env.env if isinstance(env, SingleAgentView | TurnBasedView) else env
+    return getattr(inside, "unwrapped", inside)

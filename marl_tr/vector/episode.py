@@ -144,7 +144,7 @@ class EnvironmentCopy:
                 "agents",
                 "lost it, though it was neither terminated nor truncated",
                 "say in terminations or truncations why an agent leaves, in the step in which it leaves",
-                agent=min(vanished),
+                agent=min(vanished, key=str),
             )
         stayed = members & ended
         if stayed:
@@ -152,7 +152,7 @@ class EnvironmentCopy:
                 "agents",
                 "lists it in the step in which its episode ended",
                 "remove an agent from self.agents in the step that ends it; add it again in a later step, or in reset",
-                agent=min(stayed),
+                agent=min(stayed, key=str),
             )
         self.living = members
         return False
@@ -173,7 +173,7 @@ class EnvironmentCopy:
     ) -> None:
         try:
             value = observations[agent]
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, IndexError):
             raise self._missing("observation", agent) from None
         if value is None and self._turns and agent not in self._acting:
             return  # not observable out of turn, and not observed yet
@@ -199,19 +199,26 @@ class EnvironmentCopy:
             raise self._bad(str(error), "", cure, agent=agent) from error
 
     def _number(self, rewards: Mapping[str, Any], agent: str) -> float:
-        if agent not in rewards:
-            raise self._missing("reward", agent)
+        reward = self._entry(rewards, agent, "reward")
         try:
-            return float(rewards[agent])
-        except (TypeError, ValueError) as error:
+            return float(reward)
+        except (TypeError, ValueError, OverflowError) as error:
             raise self._bad(
-                "reward", f"is {rewards[agent]!r}, not a number", "return one float an agent", agent=agent
+                "reward", f"is {reward!r}, not a number", "return one float an agent", agent=agent
             ) from error
 
     def _flag(self, flags: Mapping[str, Any], agent: str, field: str) -> bool:
-        if agent not in flags:
+        flag = self._entry(flags, agent, field)
+        try:
+            return bool(flag)
+        except (TypeError, ValueError) as error:
+            cure = "return True or False an agent"
+            raise self._bad(field, f"is {flag!r}, neither true nor false", cure, agent=agent) from error
+
+    def _entry(self, given: Mapping[str, Any], agent: str, field: str) -> Any:
+        if not isinstance(given, Mapping) or agent not in given:
             raise self._missing(field, agent)
-        return bool(flags[agent])
+        return given[agent]
 
     def _write_state(self, rows: Rows) -> None:
         if rows.state is None:

@@ -155,7 +155,8 @@ def _failure(error: Exception) -> Failure:
     text = f"{type(error).__module__}.{type(error).__qualname__}: {error}"
     try:
         # An exception whose __init__ takes something else than its args cannot be made again on the other side.
-        travels = type(pickle.loads(pickle.dumps(error))) is type(error)
+        again = pickle.loads(pickle.dumps(error))
+        travels = type(again) is type(error) and str(again) == str(error)
     except Exception:  # whatever a user's __reduce__ or __init__ raises means the same: it stays here
         travels = False
     return Failure(error if travels else None, text, trace)

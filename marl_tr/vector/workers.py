@@ -14,6 +14,7 @@ import contextlib
 import multiprocessing
 import pickle
 import signal
+import time
 import warnings
 import weakref
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 
 from marl_tr.registry import Entry
 from marl_tr.vector.batch import Batch, Layout
+from marl_tr.vector.block import stacked
 from marl_tr.vector.codec import GroupCodec
 from marl_tr.vector.contract import Actions, EnvSpec, Leaves, Reference, Step
 from marl_tr.vector.errors import EnvironmentFault, WorkerCrashed, WorkerRestarted
@@ -40,7 +42,10 @@ __all__ = ["RenderedWorkerVectorEnv", "WorkerVectorEnv"]
 Array = NDArray[Any]
 
 _PATIENCE_S = 5.0
-"""How long a worker may take to close its environments before it is ended."""
+"""How long workers may take to close their environments before they are ended."""
+
+_FROM_WHERE_IT_IS = ("step", "render")
+"""Commands that a new worker can obey only where the one before it was."""
 
 
 class _Worker:
@@ -62,11 +67,14 @@ class _Worker:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
-    def end(self) -> None:
-        """Ask, then insist."""
+    def ask_to_end(self) -> None:
+        """Ask."""
         with contextlib.suppress(OSError):  # gone already, which is what we want
             self.connection.send(("close", None))
-        self.process.join(_PATIENCE_S)
+
+    def end(self, by: float) -> None:
+        """Insist, at the time `by` of ``time.monotonic()``."""
+        self.process.join(max(0.0, by - time.monotonic()))
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
@@ -193,8 +201,24 @@ class WorkerVectorEnv:
         _end_all(self._workers)
 
     def _ask(self, command: str, payloads: Sequence[Any]) -> list[Any]:
-        """One message to every worker and their answers; who dies meanwhile is replaced, once."""
-        self._start()
+        """One message to each of the first workers and their answers; who dies meanwhile is replaced, once.
+
+        Where that fails (Ctrl-C, a second death, what an environment raised), all workers end: they have moved on
+        unevenly, and an answer that nobody waited for would be taken for that to the next question. New ones go on
+        after the last step that was whole.
+        """
+        self._start(command)
+        try:
+            answers = self._exchange(command, payloads)
+            for index, answer in enumerate(answers):
+                if isinstance(answer, Failure):
+                    raise self._error(index, answer)
+        except BaseException:
+            self.close()
+            raise
+        return answers
+
+    def _exchange(self, command: str, payloads: Sequence[Any]) -> list[Any]:
         for index, payload in enumerate(payloads):
             self._send(index, command, payload)
         answers: list[Any] = [None] * len(payloads)
@@ -212,14 +236,15 @@ class WorkerVectorEnv:
                     replaced.add(index)
                     continue
                 waiting.discard(index)
-        for index, answer in enumerate(answers):
-            if isinstance(answer, Failure):
-                raise self._error(index, answer)
         return answers
 
-    def _start(self) -> None:
-        for index in range(len(self._workers), len(self._parts)):
+    def _start(self, command: str) -> None:
+        if self._workers:
+            return
+        for index in range(len(self._parts)):
             self._workers.append(self._worker(index))
+        if command in _FROM_WHERE_IT_IS and self._seed is not None:
+            self._ask("load", [self._state_of(*part) for part in self._parts])
 
     def _worker(self, index: int) -> _Worker:
         first, count = self._parts[index]
@@ -253,15 +278,18 @@ class WorkerVectorEnv:
         when = f"{at} of their episodes" if command == "step" else f"a {command}"
         fact = f"environment {self._id!r}, {where}: the worker process {dead.how_it_died()} in {when}"
         if again:
+            unguarded = command == "reset" and dead.process.exitcode == 1
             raise WorkerCrashed(
-                f"{fact}, and so did the one that replaced it. The environment itself ends the process; "
-                f"'marl-tr check-env {self._id}' plays it in one process, where a debugger or faulthandler can see it"
+                f"{fact}, and so did the one that replaced it. "
+                + ("If this is a script, put what it does under 'if __name__ == \"__main__\":'. " if unguarded else "")
+                + f"The environment itself {'may end' if unguarded else 'ends'} the process; 'marl-tr check-env "
+                f"{self._id}' plays it in one process, where a debugger or faulthandler can see it"
             )
-        dead.end()
+        dead.end(by=time.monotonic())
         self.restarts += 1
         warnings.warn(f"{fact}; a new one takes its place", WorkerRestarted, stacklevel=4)
         self._workers[index] = self._worker(index)
-        if command == "step":
+        if command in _FROM_WHERE_IT_IS:
             self._send(index, "load", self._state_of(first, count))
             try:
                 answer = self._workers[index].connection.recv()
@@ -282,20 +310,11 @@ class WorkerVectorEnv:
         return error
 
     def _share(self, actions: Actions) -> list[Leaves]:
-        """Put actions where the workers read them; returns them a group, in memory of our own."""
-        taken: list[Leaves] = []
-        for g, group in enumerate(self._groups):
-            given, mine = actions[group.name], {}
-            for leaf in group.spec.action:
-                target, array = self._shared[f"action/{g}/{leaf}"], np.asarray(given[leaf])
-                if array.shape != target.shape:
-                    raise ValueError(
-                        f"actions of group {group.name!r}, leaf {leaf!r}, have shape {array.shape}, expected "
-                        f"{target.shape}"
-                    )
-                target[...] = array
-                mine[leaf] = target.copy()
-            taken.append(mine)
+        """Put actions where the workers read them; returns them a group."""
+        taken = stacked(actions, self._groups, self.spec.num_envs)
+        for g, leaves in enumerate(taken):
+            for leaf, array in leaves.items():
+                self._shared[f"action/{g}/{leaf}"][...] = array
         return taken
 
     def _batch(self) -> Batch:
@@ -334,19 +353,14 @@ class RenderedWorkerVectorEnv(WorkerVectorEnv):
 
     def render(self) -> Array:
         """The first environment now, ``[H, W, 3]`` uint8."""
-        self._start()
-        self._send(0, "render", None)
-        answer = self._workers[0].connection.recv()
-        if isinstance(answer, Failure):
-            raise self._error(0, answer)
-        picture: Array = answer
+        picture: Array = self._ask("render", [None])[0]
         return picture
 
 
 def _layout(groups: Sequence[GroupCodec], spec: EnvSpec) -> Layout:
     """See `marl_tr.vector.worker`."""
     size = spec.num_envs
-    now = Batch.layout(groups, size, int(spec.state["state"].shape[0]) if spec.state else None)
+    now = Batch.layout(groups, size, int(np.prod(spec.state["state"].shape or ())) if spec.state else None)
     layout: Layout = {f"now/{name}": array for name, array in now.items()}
     layout.update({f"final/{name}": a for name, a in now.items() if "/observation/" in name or name == "state"})
     for g, group in enumerate(groups):
@@ -357,8 +371,12 @@ def _layout(groups: Sequence[GroupCodec], spec: EnvSpec) -> Layout:
 
 
 def _end_all(workers: list[_Worker]) -> None:
+    for worker in workers:
+        worker.ask_to_end()
+    by = time.monotonic() + _PATIENCE_S  # of all together
     while workers:
-        workers.pop().end()
+        workers[-1].end(by)
+        workers.pop()
 
 
 def _check_travels(whole: Assignment) -> None:

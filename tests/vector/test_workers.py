@@ -23,6 +23,7 @@ from marl_tr.vector.sampling import random_actions
 MODULE = """
 import os
 import signal
+import time
 from pathlib import Path
 
 import gymnasium
@@ -31,12 +32,17 @@ from gymnasium.spaces import Box, Discrete
 from pettingzoo import ParallelEnv
 
 
+class Lost(Exception):
+    def __init__(self, agent):
+        super().__init__(f"agent {agent} is lost")
+
+
 class Two(ParallelEnv):
     metadata = {"name": "two"}
 
-    def __init__(self, render_mode=None, die=None, marker=None, forget=False, fault=None, hang=False):
+    def __init__(self, render_mode=None, die=None, marker=None, forget=False, fault=None, hang=False, stop=None):
         self.possible_agents = ["walker_0", "thinker_0"]
-        self.render_mode, self.hang = render_mode, hang
+        self.render_mode, self.hang, self.stop = render_mode, hang, stop
         self.die, self.marker, self.forget, self.fault = die, marker, forget, fault
         self.observation_spaces = {"walker_0": Box(-9, 9, (3,), np.float32), "thinker_0": Box(0, 1, (2,), np.float32)}
         self.action_spaces = {"walker_0": Box(-1, 1, (2,), np.float32), "thinker_0": Discrete(3)}
@@ -58,6 +64,12 @@ class Two(ParallelEnv):
             if self.marker:
                 Path(self.marker).touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.stop == self.t and not Path(self.marker).exists():
+            Path(self.marker).touch()
+            os.kill(os.getppid(), signal.SIGINT)
+            time.sleep(0.3)
+        if self.fault == -self.t:
+            raise Lost(3)
         if self.fault == self.t:
             raise KeyError("the table of distances")
         while self.hang:
@@ -159,9 +171,10 @@ def test_a_worker_that_dies_again_in_the_same_step_ends_the_run_by_name(module):
         there.reset(5)
         for _ in range(2):
             there.step(random_actions(there.spec, generator))
+        processes = [worker.process for worker in there._workers]
+        assert all(process.is_alive() for process in processes)
         with pytest.warns(WorkerRestarted), pytest.raises(WorkerCrashed, match=r"copies 0 to 2.*SIGKILL.*step 3"):
             there.step(random_actions(there.spec, generator))
-        processes = [worker.process for worker in there._workers]
     finally:
         there.close()
     assert not any(process.is_alive() for process in processes)
@@ -196,6 +209,57 @@ def test_what_an_environment_raises_comes_back_with_its_place(module):
         there.close()
 
 
+def test_after_an_interruption_a_batch_goes_on_from_its_last_whole_step(module, tmp_path):
+    config = {"stop": 3, "marker": str(tmp_path / "stopped")}
+    there = make_vector_env(ID, num_envs=4, config=config, backend="workers", workers=2)
+    here = make_vector_env(ID, num_envs=4)
+    generator = np.random.default_rng(2)
+    try:
+        assert step_digest(here.reset(5)) == step_digest(there.reset(5))
+        for _ in range(2):
+            actions = random_actions(here.spec, generator)
+            assert step_digest(here.step(actions)) == step_digest(there.step(actions))
+        with pytest.raises(KeyboardInterrupt):
+            there.step(random_actions(here.spec, generator))
+        assert str(here.state_dict()) == str(there.state_dict())
+        for _ in range(12):  # another action than that which was interrupted
+            actions = random_actions(here.spec, generator)
+            assert step_digest(here.step(actions)) == step_digest(there.step(actions))
+    finally:
+        there.close()
+
+
+def test_an_exception_that_would_be_made_again_with_another_text_is_told_as_text(module):
+    there = make_vector_env(ID, num_envs=1, config={"fault": -1}, backend="workers", workers=1)
+    try:
+        there.reset(5)
+        with pytest.raises(RuntimeError) as caught:
+            there.step(random_actions(there.spec, np.random.default_rng(2)))
+        assert str(caught.value) == "two_workers.Lost: agent 3 is lost"
+    finally:
+        there.close()
+
+
+def test_actions_are_taken_and_refused_as_in_one_process(module):
+    here, there = both(2, 2)
+    generator = np.random.default_rng(2)
+    moves = generator.uniform(-1, 1, (2, 1, 2))  # float64, where the space has float32
+    actions = {"walker": {"action": moves}, "thinker": {"action": np.array([[1], [2]], np.int8)}}
+    try:
+        here.reset(5)
+        there.reset(5)
+        assert step_digest(here.step(actions)) == step_digest(there.step(actions))
+        assert str(here.state_dict()) == str(there.state_dict())
+        for wrong in ({"walker": actions["walker"]}, {**actions, "walker": {}}, {**actions, "walker": {"action": 0}}):
+            with pytest.raises(ValueError, match=r"actions (lack|of group)") as mine:
+                here.step(wrong)
+            with pytest.raises(ValueError, match=r"actions (lack|of group)") as theirs:
+                there.step(wrong)
+            assert str(mine.value) == str(theirs.value)
+    finally:
+        there.close()
+
+
 def test_copies_are_named_by_their_place_in_the_whole_batch(module):
     source = module.read_text().replace(
         "rewards = {a: float(self.place[0])", 'rewards = {a: float("nan" if self.length == 8 else self.place[0])'
@@ -222,6 +286,9 @@ def test_the_first_copy_renders(module):
         there.reset(0)
         there.step(random_actions(there.spec, np.random.default_rng(0)))
         assert (there.render() == 1).all()
+        os.kill(there._workers[0].process.pid, signal.SIGKILL)
+        with pytest.warns(WorkerRestarted, match=r"copy 0.*killed by SIGKILL.*in a render"):
+            assert (there.render() == 1).all()
     finally:
         there.close()
 
@@ -236,6 +303,17 @@ def test_what_cannot_travel_or_does_not_fit_is_refused(module):
         make_vector_env(ID, num_envs=2, config={"dye": 1}, backend="workers", workers=2)
     with pytest.raises(BadEnvironmentConfig, match="in_process"):
         make_vector_env("uav/downlink-v0", num_envs=2, backend="workers")
+
+
+def test_a_script_that_starts_workers_while_it_is_imported_is_told_what_to_write(module):
+    path = module.parent / "unguarded.py"
+    path.write_text(
+        f"from marl_tr.vector import make_vector_env\n"
+        f"env = make_vector_env({ID!r}, num_envs=1, backend='workers', workers=1)\nenv.reset(0)\n"
+    )
+    ran = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 1
+    assert "put what it does under 'if __name__ == \"__main__\":'" in ran.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
