@@ -77,7 +77,7 @@ class GraphRecurrentEncoder:
 
     def _adjacency(self, inputs: CriticInputs) -> Tensor:
         """``[T, E, A, A]`` bool: the environment's graph, complete where it has none, or self-loops alone."""
-        steps, environments = inputs.starts.shape
+        steps, environments, _ = inputs.starts.shape
         own = torch.eye(self._agents, dtype=torch.bool, device=inputs.starts.device)
         if not self._graph:
             return own.expand(steps, environments, -1, -1)
@@ -101,7 +101,7 @@ class _GraphRecurrentNetwork(nn.Module):
         agents = len(spec.agents)
         self.embeddings = nn.ModuleDict()
         for group in spec.groups:
-            observed = sum(int(np.prod(space.shape or ())) for space in group.observation.values())
+            observed = sum(int(np.prod(space.shape or ())) for space in group.features.values())
             acted = ProductHead({leaf: make_head(space) for leaf, space in group.action.items()}).encoded_size
             self.embeddings[group.name] = StackedLinear(1, observed + acted + agents, width, generator=generator)
         self.norm = nn.LayerNorm(width)
@@ -134,7 +134,7 @@ class _GraphRecurrentNetwork(nn.Module):
             outputs, _ = self.cell.sequence(
                 joined.reshape(1, steps, environments * agents, -1),
                 inputs.memory.reshape(1, environments * agents, -1),
-                inputs.starts.repeat_interleave(agents, dim=1),
+                inputs.starts.flatten(1),
             )
             hidden = outputs.reshape(steps, environments, agents, -1)
             memories = hidden

@@ -18,11 +18,12 @@ class CriticInputs:
     """A batch of sequences for a critic.
 
     Attributes:
-        observation: ``{group: [T, E, A, D]}``, leaves side by side; zero for the dead.
-        previous_action: ``{group: [T, E, A, D]}``, encoded; zero for the dead, whose policies act on all the same.
+        observation: ``{group: [T, E, A, D]}``, leaves side by side; zero for the dead. Without masks: what is allowed
+            follows from what is seen, and an encoding of all choices would be wider than all else.
+        previous_action: ``{group: [T, E, A, D]}``, encoded; zero for the dead, and for who was not to move.
         state: ``{leaf: [T, E, ...]}``.
         alive: ``[T, E, A]`` bool, agents of all groups.
-        starts: ``[T, E]`` bool, memory is zero there.
+        starts: ``[T, E, A]`` bool, whose life begins: memory is zero there.
         memory: ``[E, A, H]`` before the first step, or None.
     """
 
@@ -84,11 +85,11 @@ class CriticInputs:
 def rollout_inputs(rollout: Rollout, memory: Tensor | None) -> CriticInputs:
     """The critic's view of a rollout; `memory` ``[E, A, H]`` is what it remembers at the first step."""
     return CriticInputs(
-        observation={name: _beside(g.observation, 3) * g.alive.unsqueeze(-1) for name, g in rollout.groups.items()},
+        observation={name: _beside(g.features, 3) * g.alive.unsqueeze(-1) for name, g in rollout.groups.items()},
         previous_action={name: g.previous_action * g.alive.unsqueeze(-1) for name, g in rollout.groups.items()},
         state={name: x.float() for name, x in rollout.state.items()},
         alive=torch.cat([g.alive for g in rollout.groups.values()], -1),
-        starts=rollout.starts,
+        starts=torch.cat([g.starts for g in rollout.groups.values()], -1),
         memory=memory,
     )
 
@@ -110,7 +111,7 @@ def bootstrap_inputs(rollout: Rollout, memories: Tensor | None) -> CriticInputs:
         },
         state={name: x.float().unsqueeze(0) for name, x in cut.state.items()},
         alive=cut.living.unsqueeze(0),
-        starts=torch.zeros(1, len(cut.time), dtype=torch.bool, device=cut.time.device),
+        starts=cut.starts.unsqueeze(0),
         memory=None if memories is None else memories[cut.time, cut.env],
     )
 
@@ -124,5 +125,5 @@ def cut_windows(x: Tensor, length: int) -> Tensor:
 
 def _beside(leaves: Mapping[str, Tensor], lead: int) -> Tensor:
     """All leaves ``[T, E, A, ...]`` (or ``[M, A, ...]``) flat and side by side."""
-    parts = [x.float().flatten(lead) if x.dim() > lead + 1 else x.float() for x in leaves.values()]
+    parts = [x.float().flatten(lead) if x.dim() > lead else x.float().unsqueeze(-1) for x in leaves.values()]
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)

@@ -35,7 +35,7 @@ class MlpEncoder:
         self._groups = tuple(group.name for group in spec.groups)
         self._state = tuple(leaf for leaf in spec.state if leaf not in _GRAPH_LEAVES)
         widths = {
-            group.name: sum(int(np.prod(space.shape or ())) for space in group.observation.values())
+            group.name: sum(int(np.prod(space.shape or ())) for space in group.features.values())
             for group in spec.groups
         }
         if self._local:
@@ -69,9 +69,14 @@ class MlpEncoder:
         return Encoding(values=values, memories=None)
 
     def observe(self, inputs: CriticInputs, *, first: bool = False) -> None:
-        """Move the input statistics, values kept (but for the `first` time)."""
+        """Move the input statistics, values kept (but for the `first` time); rows of the dead do not count."""
         assert isinstance(self.module, _Networks)
-        self.module.observe(self._features(inputs), first=first)
+        if self._local:
+            counts = [inputs.observation[name].shape[2] for name in self._groups]
+            alive = dict(zip(self._groups, inputs.alive.split(counts, -1), strict=True))
+        else:
+            alive = {"all": inputs.alive.any(-1)}
+        self.module.observe(self._features(inputs), alive, first=first)
 
     def diagnostics(self, inputs: CriticInputs) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Nothing to show."""
@@ -105,11 +110,10 @@ class _Networks(nn.Module):
             values[name] = self.networks[name](x.unsqueeze(0)).squeeze(0)
         return values
 
-    def observe(self, features: Mapping[str, Tensor], *, first: bool) -> None:
+    def observe(self, features: Mapping[str, Tensor], alive: Mapping[str, Tensor], *, first: bool) -> None:
         for name, normaliser in self.normalisers.items():
             network = self.networks[name]
             assert isinstance(normaliser, InputNormaliser)
             assert isinstance(network, StackedMLP)
-            x = features[name]
-            normaliser.update(x, torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device))
+            normaliser.update(features[name], alive[name])
             normaliser.adopt() if first else normaliser.apply_update(network.first)
