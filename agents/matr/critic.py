@@ -99,11 +99,13 @@ class _GraphRecurrentNetwork(nn.Module):
         width = config.width
         self._groups = tuple((group.name, len(group.agents)) for group in spec.groups)
         agents = len(spec.agents)
+        self._turns = spec.turns
         self.embeddings = nn.ModuleDict()
         for group in spec.groups:
             observed = sum(int(np.prod(space.shape or ())) for space in group.features.values())
             acted = ProductHead({leaf: make_head(space) for leaf, space in group.action.items()}).encoded_size
-            self.embeddings[group.name] = StackedLinear(1, observed + acted + agents, width, generator=generator)
+            features = observed + acted + agents + spec.turns
+            self.embeddings[group.name] = StackedLinear(1, features, width, generator=generator)
         self.norm = nn.LayerNorm(width)
         self.layers = nn.ModuleList(
             _attention(config, width=width, edge_features=edge_features, generator=generator)
@@ -142,7 +144,10 @@ class _GraphRecurrentNetwork(nn.Module):
         return values.squeeze(-1), memories, weights
 
     def _embed(self, inputs: CriticInputs) -> Tensor:
-        """``W_e [o_u ; previous action ; one-hot u]``, group after group: ``[T, E, A, width]``."""
+        """``W_e [o_u ; previous action ; one-hot u]``, group after group: ``[T, E, A, width]``.
+
+        Where agents take turns whether u is to move is a further feature.
+        """
         parts = []
         start = 0
         for name, count in self._groups:
@@ -150,6 +155,8 @@ class _GraphRecurrentNetwork(nn.Module):
             one_hot = self.identity[start : start + count].to(observation.dtype)
             one_hot = one_hot.expand(*observation.shape[:-1], -1)
             x = torch.cat([observation, inputs.previous_action[name], one_hot], -1)
+            if self._turns:
+                x = torch.cat([x, inputs.acting[:, :, start : start + count].unsqueeze(-1)], -1)
             parts.append(self.embeddings[name](x.unsqueeze(0)).squeeze(0))
             start += count
         return torch.cat(parts, 2)

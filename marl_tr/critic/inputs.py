@@ -23,6 +23,7 @@ class CriticInputs:
         previous_action: ``{group: [T, E, A, D]}``, encoded; zero for the dead, and for who was not to move.
         state: ``{leaf: [T, E, ...]}``.
         alive: ``[T, E, A]`` bool, agents of all groups.
+        acting: ``[T, E, A]``, 1 for who is to move and 0 for who is not; see `Bootstrap.acting`.
         starts: ``[T, E, A]`` bool, whose life begins: memory is zero there.
         memory: ``[E, A, H]`` before the first step, or None.
     """
@@ -31,6 +32,7 @@ class CriticInputs:
     previous_action: dict[str, Tensor]
     state: dict[str, Tensor]
     alive: Tensor
+    acting: Tensor
     starts: Tensor
     memory: Tensor | None
 
@@ -41,6 +43,7 @@ class CriticInputs:
             previous_action={name: x[:, index] for name, x in self.previous_action.items()},
             state={name: x[:, index] for name, x in self.state.items()},
             alive=self.alive[:, index],
+            acting=self.acting[:, index],
             starts=self.starts[:, index],
             memory=None if self.memory is None else self.memory[index],
         )
@@ -66,6 +69,7 @@ class CriticInputs:
             previous_action={name: cut(x) for name, x in self.previous_action.items()},
             state={name: cut(x) for name, x in self.state.items()},
             alive=cut(self.alive),
+            acting=cut(self.acting),
             starts=cut(self.starts),
             memory=memory,
         )
@@ -77,6 +81,7 @@ class CriticInputs:
             previous_action={name: x.to(dtype) for name, x in self.previous_action.items()},
             state={name: x.to(dtype) for name, x in self.state.items()},
             alive=self.alive,
+            acting=self.acting.to(dtype),
             starts=self.starts,
             memory=None if self.memory is None else self.memory.to(dtype),
         )
@@ -89,6 +94,7 @@ def rollout_inputs(rollout: Rollout, memory: Tensor | None) -> CriticInputs:
         previous_action={name: g.previous_action * g.alive.unsqueeze(-1) for name, g in rollout.groups.items()},
         state={name: x.float() for name, x in rollout.state.items()},
         alive=torch.cat([g.alive for g in rollout.groups.values()], -1),
+        acting=torch.cat([g.acting for g in rollout.groups.values()], -1).float(),
         starts=torch.cat([g.starts for g in rollout.groups.values()], -1),
         memory=memory,
     )
@@ -111,6 +117,7 @@ def bootstrap_inputs(rollout: Rollout, memories: Tensor | None) -> CriticInputs:
         },
         state={name: x.float().unsqueeze(0) for name, x in cut.state.items()},
         alive=cut.living.unsqueeze(0),
+        acting=cut.acting.unsqueeze(0),
         starts=cut.starts.unsqueeze(0),
         memory=None if memories is None else memories[cut.time, cut.env],
     )

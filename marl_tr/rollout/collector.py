@@ -45,6 +45,7 @@ class _Cut:
     agents: NDArray[np.bool_]
     living: NDArray[np.bool_]
     starts: NDArray[np.bool_]
+    acting: NDArray[np.float32]
     observation: Mapping[str, Mapping[str, NDArray[Any]]]
     state: Mapping[str, NDArray[Any]]
 
@@ -285,14 +286,16 @@ class Collector:
         # Who was truncated alone in the last step has an entry of its own already.
         goes_on = ~_beside(last, "truncated")
         alive, starts = _beside(last, "alive"), np.concatenate(list(self._lives.values()), axis=1)
+        acting, t = _beside(last, "acting").astype(np.float32), len(books.results) - 1
         for e in np.flatnonzero(~last.done):
-            cuts.append(_Cut(len(books.results) - 1, int(e), goes_on[e], alive[e], starts[e], newest, last.state))
+            cuts.append(_Cut(t, int(e), goes_on[e], alive[e], starts[e], acting[e], newest, last.state))
         return Bootstrap(
             time=torch.tensor([cut.time for cut in cuts], dtype=torch.int64, device=self._device),
             env=torch.tensor([cut.env for cut in cuts], dtype=torch.int64, device=self._device),
             agents=self._stack([cut.agents for cut in cuts]),
             living=self._stack([cut.living for cut in cuts]),
             starts=self._stack([cut.starts for cut in cuts]),
+            acting=self._stack([cut.acting for cut in cuts]),
             observation={
                 group.name: {
                     leaf: self._stack([cut.observation[group.name][leaf][cut.env] for cut in cuts])
@@ -323,13 +326,16 @@ class Collector:
         living = np.where(result.done[:, None], lived, _beside(result, "alive") | truncated)
         # Who came back is another, but for who was cut: what follows its cut is its old life.
         starts = np.concatenate(list(following.values()), axis=1) & ~result.done[:, None] & ~truncated
+        shares = living / np.maximum(living.sum(1, keepdims=True), 1)
+        unknown = result.done[:, None] | truncated
+        acting = np.where(unknown, shares, _beside(result, "acting")).astype(np.float32)
         cuts: list[_Cut] = []
         for e in np.flatnonzero(result.done | truncated.any(1)):
             if result.done[e] and any(leaves is None for leaves in final.values()):
                 raise ValueError(f"environment {self.env.spec.id!r} ended an episode without a final observation")
             agents = np.ones_like(truncated[e]) if result.done[e] else truncated[e]
             state = result.final_state if result.done[e] and result.final_state is not None else result.state
-            cuts.append(_Cut(t, int(e), agents, living[e], starts[e], observation, state))
+            cuts.append(_Cut(t, int(e), agents, living[e], starts[e], acting[e], observation, state))
         return cuts
 
     def _stack(self, arrays: Sequence[NDArray[Any]]) -> Tensor:

@@ -60,6 +60,8 @@ class Bootstrap:
             entry at most for a moment of an environment, an environment may have two.
         living: ``[M, A]`` bool over the agents of all groups: who takes part in what followed.
         starts: ``[M, A]`` bool: of them, whose life began there.
+        acting: ``[M, A]`` float32: of them, who was to move there: 1, else 0. What would have followed an end does not
+            say who would have been: then all who lived have equal shares of 1.
         observation: ``{group: {leaf: [M, A, D]}}``, what followed, without masks.
         state: ``{leaf: [M, ...]}``.
     """
@@ -69,6 +71,7 @@ class Bootstrap:
     agents: Tensor
     living: Tensor
     starts: Tensor
+    acting: Tensor
     observation: dict[str, dict[str, Tensor]]
     state: dict[str, Tensor]
 

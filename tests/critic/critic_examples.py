@@ -59,6 +59,7 @@ def make_inputs(seed: int = 0, *, memory: Tensor | None = None, state: bool = Tr
         previous_action={n: torch.randn(STEPS, COPIES, a, d, generator=noise) for n, a, _, d in GROUPS},
         state=leaves if state else {},
         alive=torch.ones(STEPS, COPIES, AGENTS, dtype=torch.bool),
+        acting=torch.ones(STEPS, COPIES, AGENTS),
         starts=(torch.rand(STEPS, COPIES, 1, generator=noise) < 0.2).repeat(1, 1, AGENTS),
         memory=memory,
     )
@@ -97,6 +98,7 @@ def make_rollout(inputs: CriticInputs) -> Rollout:
             agents=torch.ones(COPIES, AGENTS, dtype=torch.bool),
             living=torch.ones(COPIES, AGENTS, dtype=torch.bool),
             starts=torch.zeros(COPIES, AGENTS, dtype=torch.bool),
+            acting=torch.ones(COPIES, AGENTS),
             observation={n: {"observation": inputs.observation[n][-1] + 1} for n, *_ in GROUPS},
             state={leaf: x[-1] for leaf, x in inputs.state.items()},
         ),
