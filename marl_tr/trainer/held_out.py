@@ -14,7 +14,7 @@ from marl_tr.scenario.schema import Scenario
 from marl_tr.trainer.build import Player, build_env, device_of
 from marl_tr.trainer.evaluation import Episodes, evaluate_act, evaluate_policies, policy_actor, summarise
 from marl_tr.trainer.first_evaluation import FirstEvaluation, Spread
-from marl_tr.trainer.seats import Match, play_match, random_opponent, seats_of
+from marl_tr.trainer.seats import Match, match_of, random_opponent, seated, seats_of
 from marl_tr.vector import VectorEnv
 
 __all__ = ["HeldOut", "Pictures", "averaged", "convention", "hacking_index", "headline", "returns_apart"]
@@ -90,11 +90,13 @@ class HeldOut:
         try:
             with averaged(self._players):
                 for opponent in settings.opponents:
-                    for at in range(len(self._seats)):
+                    for at, seat in enumerate(self._seats):
                         # Anew for every match: memories, and draws of their own.
                         ours = policy_actor(teams, env, mode=mode, seed=seed, device=device)
-                        theirs = random_opponent(env.spec, seed=seed)
-                        found.append(play_match(env, ours, theirs, self._seats, at=at, seed=seed, opponent=opponent))
+                        act = seated(ours, random_opponent(env.spec, seed=seed), seat, env.spec)
+                        played = evaluate_act(env, act, seed=seed, window=None)
+                        usable = self._usable(f"{seat.name} against {opponent}", played)
+                        found.append(match_of(usable, self._seats, at=at, opponent=opponent))
         finally:
             env.close()
         return found

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from marl_tr.analysis.statistics import ConfidenceInterval, stratified_bootstrap_ci
 from marl_tr.errors import UserError
-from marl_tr.trainer.evaluation import Act, Episodes, evaluate_act
-from marl_tr.vector.contract import Actions, EnvSpec, Step, VectorEnv
+from marl_tr.trainer.evaluation import Act, Episodes
+from marl_tr.vector.contract import Actions, EnvSpec, Step
 from marl_tr.vector.sampling import random_actions
 
-__all__ = ["Match", "Seat", "against", "play_match", "random_opponent", "seats_of"]
+__all__ = ["Match", "Seat", "against", "match_of", "random_opponent", "seated", "seats_of"]
 
 
 @dataclass(frozen=True)
@@ -103,14 +103,9 @@ def random_opponent(spec: EnvSpec, *, seed: int) -> Act:
     return act
 
 
-def play_match(
-    env: VectorEnv, ours: Act, theirs: Act, seats: Sequence[Seat], *, at: int, seed: int, opponent: str
-) -> Match:
-    """The first episode of each of ``env``'s copies, with `ours` in seat `at` and `theirs` in all others."""
-    mine = {
-        group.name: np.array([agent in seats[at].agents for agent in group.agents], np.bool_)
-        for group in env.spec.groups
-    }
+def seated(ours: Act, theirs: Act, seat: Seat, spec: EnvSpec) -> Act:
+    """`ours` acts for the agents of `seat`, `theirs` for all others; both see every step."""
+    mine = {group.name: np.array([agent in seat.agents for agent in group.agents]) for group in spec.groups}
 
     def act(step: Step) -> Actions:
         own, other = ours(step), theirs(step)
@@ -119,7 +114,13 @@ def play_match(
             for name, leaves in own.items()
         }
 
-    returns = _by_seat(evaluate_act(env, act, seed=seed, window=None), seats)
+    return act
+
+
+def match_of(episodes: Episodes, seats: Sequence[Seat], *, at: int, opponent: str) -> Match:
+    """What episodes with ours in seat `at` came to."""
+    by_agent = episodes.by_agent
+    returns = np.stack([np.mean([by_agent[agent] for agent in seat.agents], axis=0) for seat in seats], axis=1)
     others = np.delete(returns, at, axis=1)
     return Match(opponent, seats[at].name, returns[:, at], returns[:, at] > others.max(1))
 
@@ -151,8 +152,3 @@ def _owner(given: Mapping[str, Sequence[str]], agent: str) -> str | None:
 def _along(mask: NDArray[np.bool_], x: NDArray[np.generic]) -> NDArray[np.bool_]:
     """``[A]`` in the shape of ``[E, A, ...]``."""
     return mask.reshape(1, -1, *(1,) * (x.ndim - 2))
-
-
-def _by_seat(episodes: Episodes, seats: Sequence[Seat]) -> NDArray[np.float64]:
-    """``[n, seats]``: the mean over each seat's agents."""
-    return np.stack([np.mean([episodes.by_agent[agent] for agent in seat.agents], axis=0) for seat in seats], axis=1)

@@ -16,7 +16,7 @@ from marl_tr.scenario import load_scenario
 from marl_tr.trainer import api
 from marl_tr.trainer.evaluation import Act, Episodes, evaluate_act
 from marl_tr.trainer.held_out import returns_apart
-from marl_tr.trainer.seats import Seat, against, play_match, random_opponent, seats_of
+from marl_tr.trainer.seats import Match, Seat, against, match_of, random_opponent, seated, seats_of
 from marl_tr.vector.contract import Step
 
 registry.register_env("trainer-tests/nim-v0", make_nim, native=True)
@@ -33,13 +33,18 @@ def takes(choose: Any) -> Act:
     return act
 
 
+def play_match(env: Nim, ours: Act, theirs: Act, *, at: int) -> Match:
+    played = evaluate_act(env, seated(ours, theirs, SEATS[at], env.spec), seed=0, window=None)
+    return match_of(played, SEATS, at=at, opponent="greedy")
+
+
 perfect, greedy = takes(lambda heap: heap % 4 or 1), takes(lambda heap: 3)
 
 
 @pytest.mark.parametrize(("at", "returns"), [(0, [1, 1, 1]), (1, [1, -1, -1])])
 def test_who_sits_where_decides_who_wins(at: int, returns: list[float]) -> None:
     """Heaps of 7, 6 and 5. Perfect first: always wins. Greedy first takes 3, leaving 4 (a loss), 3 and 2."""
-    match = play_match(Nim(3), perfect, greedy, SEATS, at=at, seed=0, opponent="greedy")
+    match = play_match(Nim(3), perfect, greedy, at=at)
     # In seat 1 perfect play faces what greedy left: of 4 it must lose, of 3 and 2 it takes all.
     expected = returns if at == 0 else [-1, 1, 1]
     assert match.returns.tolist() == expected
@@ -47,7 +52,7 @@ def test_who_sits_where_decides_who_wins(at: int, returns: list[float]) -> None:
 
 
 def test_scalars_are_means_with_their_bootstrap_interval() -> None:
-    matches = [play_match(Nim(90), perfect, greedy, SEATS, at=at, seed=0, opponent="greedy") for at in (0, 1)]
+    matches = [play_match(Nim(90), perfect, greedy, at=at) for at in (0, 1)]
     scalars = against(matches, seed=0)
     assert scalars["eval/vs_greedy/player_0"] == scalars["eval/vs_greedy/player_0/won"] == 1
     assert scalars["eval/vs_greedy/player_1"] == pytest.approx(1 / 3)
