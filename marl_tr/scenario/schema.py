@@ -81,7 +81,7 @@ class EnvSection(Strict):
     )
     rebuild: bool = Field(
         default=False,
-        description="Build each copy anew for every episode, where an environment remembers something beyond its reset.",
+        description="Build each copy anew for every episode: for those that remember something beyond a reset.",
     )
     config: dict[str, Any] = Field(default_factory=dict, description="The environment's own settings.")
 

@@ -47,8 +47,8 @@ class CopyBlock:
         num_envs: Copies in this block.
         first_index: Index of the first of them in the whole batch.
         first: Makes the first copy in place of `factory` (used for a copy that renders).
-        rebuild: Make every environment anew for each episode. For those that remember something beyond their reset: they
-            are then repeatable after all.
+        rebuild: Make every environment anew for each episode, so that those that remember something beyond their reset
+            are repeatable after all.
 
     Attributes:
         groups: How agents are stacked.

@@ -74,6 +74,7 @@ class TurnBasedView:
         truncated = {agent: bool(self.env.truncations.get(agent, False)) for agent in before}
         ended = [agent for agent in before if terminated[agent] or truncated[agent]]
         rewards = {agent: self._account.due(agent, final=agent in ended) for agent in before}
+        self.agents = [agent for agent in before if agent not in ended]
         observations, infos = self._observe(ended), self._infos(ended)
         for agent in ended:
             self._account.close(agent)
@@ -139,7 +140,7 @@ class TurnBasedView:
                 seen = self.env.observe(agent)
             except Exception:
                 # Some environments know only what the agent to move sees; a fault shows when its turn comes.
-                if agent in self.movers:
+                if agent in self.agents and agent == self.env.agent_selection:
                     raise
                 seen = None
             if seen is None:
