@@ -57,7 +57,6 @@ def test_a_broken_environment_fails_its_own_question_and_no_other(name):
         ("gymnasium/Pendulum-v1", {}),
         ("uav/downlink-v0", {}),
         ("marl_tr.envs.uav.pettingzoo:parallel_env", {"num_uavs": 2, "num_users": 5}),
-        ("vector_examples:Vault", {}),
         ("vector_examples:Auction", {}),
         ("pettingzoo.classic.connect_four_v3:env", {}),
     ],

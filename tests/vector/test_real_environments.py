@@ -45,8 +45,9 @@ def batch(name, num_envs=2):
 
 
 @pytest.fixture(autouse=True)
-def _no_display(monkeypatch):
+def _leaves_nothing_behind(monkeypatch, tmp_path):
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its warnings into a file
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -204,6 +204,27 @@ def test_groups_with_different_spaces_join_and_leave_between_turns():
     assert (alive[:-1] & ~alive[1:]).any()  # somebody passed twice
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_rewards_are_added_up_where_nobody_keeps_a_count(seed):
+    class Public:
+        """An auction that shows its public face alone."""
+
+        def __init__(self):
+            self.env = Auction()
+
+        def __getattr__(self, name):
+            if name.startswith("_"):
+                raise AttributeError(name)
+            return getattr(self.env, name)
+
+    _, counted, moves = played(Auction, seed)
+    _, added, same_moves = played(Public, seed)
+    assert str(moves) == str(same_moves)
+    for one, other in zip(counted, added, strict=True):
+        for group in ("seller", "bidder"):
+            np.testing.assert_allclose(one.groups[group].reward, other.groups[group].reward, atol=1e-6)
+
+
 def test_a_dead_agent_that_stays_is_named_with_the_line_to_write():
     class Stuck(Auction):
         def _was_dead_step(self, action):

@@ -367,6 +367,7 @@ class Vault(ParallelEnv):
         self.agents: list[str] = []
         self.horizon = horizon
         self.tuples = tuples
+        self.np_random = np.random.default_rng()
         self.observation_spaces = {agent: spaces.Box(0, 99, (1,), np.float32) for agent in self.possible_agents}
         doors = spaces.Discrete(4, start=10)
         self.action_spaces = {"dialler": spaces.MultiDiscrete([3, 5]), "lookout_0": doors, "lookout_1": doors}
