@@ -170,9 +170,10 @@ class EnvironmentCopy:
     def _observe(
         self, group: GroupCodec, observations: Mapping[str, Any], agent: str, leaves: dict[str, Array], row: int
     ) -> None:
-        if agent not in observations:
-            raise self._missing("observation", agent)
-        value = observations[agent]
+        try:
+            value = observations[agent]
+        except (KeyError, TypeError):
+            raise self._missing("observation", agent) from None
         if value is None and self._turns and agent not in self._acting:
             return  # not observable out of turn, and not observed yet
         try:
@@ -191,7 +192,7 @@ class EnvironmentCopy:
         row: int,
     ) -> None:
         try:
-            group.write_mask(observations[agent], infos.get(agent), leaves, row)
+            group.write_mask(observations[agent], infos.get(agent) if isinstance(infos, Mapping) else None, leaves, row)
         except ValueError as error:
             cure = "give every agent that is to move one 0 or 1 for each of its choices, in every reset and step"
             raise self._bad(str(error), "", cure, agent=agent) from error

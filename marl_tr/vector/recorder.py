@@ -62,7 +62,6 @@ class Recorder:
         self.episode = Episode()
         self._groups = groups
         self._generator = np.random.default_rng(action_seed)
-        self._ended: set[str] = set()
 
     def reset(self, seed: int | None) -> None:
         """Reset the environment and record its answer."""
@@ -85,8 +84,9 @@ class Recorder:
                 if agent in movers:
                     actions[agent] = group.action.decode([leaf[a] for leaf in rows])
         self._keep(before, *self.env.step(actions))
-        self._ended |= self.episode.answers[-1].ended
-        self.episode.over = not self.env.agents or before <= self._ended
+        answer = self.episode.answers[-1]
+        # Many environments leave `agents` as it is once everybody has ended.
+        self.episode.over = not answer.after or (answer.ended == before and answer.after <= before)
 
     def _choose(self, space: spaces.Space[Any], agents: int, mask: NDArray[Any] | None) -> NDArray[Any]:
         """Actions of a group, ``[A, ...]``; `mask` is ``[A, n]``."""
@@ -101,7 +101,7 @@ class Recorder:
         for a, agent in enumerate(group.agents):
             if masks and agent in movers:
                 try:
-                    group.write_mask(answer.observations[agent], answer.infos.get(agent), masks, a)
+                    group.write_mask(answer.observations.get(agent), answer.infos.get(agent), masks, a)
                 except ValueError as error:
                     raise BadEnvironmentData(
                         f"agent {agent!r}, step {len(self.episode.answers) - 1}: {error}"
