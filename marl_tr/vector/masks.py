@@ -57,14 +57,16 @@ class MaskLeaf:
         pieces = [np.asarray(piece).reshape(-1) for piece in _pieces(value)]
         flat: NDArray[Any] = np.concatenate(pieces) if pieces else np.zeros(0)
         if self.binary and flat.size == len(self.sizes):
-            if not np.isin(flat, (0, 1, 2)).all():
-                raise ValueError(f"holds {flat[~np.isin(flat, (0, 1, 2))][0]}, not 0, 1 or 2")
+            wrong = (flat != 0) & (flat != 1) & (flat != 2)
+            if wrong.any():
+                raise ValueError(f"holds {flat[wrong][0]}, not 0, 1 or 2")
             flat = np.stack([flat != 1, flat != 0], axis=-1).reshape(-1)
         entries = len(pieces) > 1 and len(pieces) == len(self.sizes)
         if flat.size != sum(self.sizes) or (entries and tuple(p.size for p in pieces) != self.sizes):
             raise ValueError(f"has {flat.size} entries, where the action {self.action!r} has {self._choices()}")
-        if not np.isin(flat, (0, 1)).all():
-            raise ValueError(f"holds {flat[~np.isin(flat, (0, 1))][0]}, not 0 or 1")
+        wrong = (flat != 0) & (flat != 1)
+        if wrong.any():
+            raise ValueError(f"holds {flat[wrong][0]}, not 0 or 1")
         firsts = np.cumsum(self.sizes, dtype=np.int64) - np.array(self.sizes)
         empty = np.flatnonzero(np.add.reduceat(flat.astype(np.int64), firsts) == 0)
         if empty.size:

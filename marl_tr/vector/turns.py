@@ -70,8 +70,9 @@ class TurnBasedView:
         self._account.moves(mover)
         self.env.step(actions[mover])
         self._account.moved(mover)
-        terminated = {agent: bool(self.env.terminations.get(agent, False)) for agent in before}
-        truncated = {agent: bool(self.env.truncations.get(agent, False)) for agent in before}
+        terminations, truncations = self.env.terminations, self.env.truncations  # wrappers make each look-up dear
+        terminated = {agent: bool(terminations.get(agent, False)) for agent in before}
+        truncated = {agent: bool(truncations.get(agent, False)) for agent in before}
         ended = [agent for agent in before if terminated[agent] or truncated[agent]]
         rewards = {agent: self._account.due(agent, final=agent in ended) for agent in before}
         self.agents = [agent for agent in before if agent not in ended]
@@ -81,6 +82,7 @@ class TurnBasedView:
             self._seen.pop(agent, None)
         self._bury()
         self._settle()
+        self._account.look()
         for agent in before:
             if agent in self.agents and agent not in ended:
                 rewards[agent] += self._account.due(agent, final=agent in self.movers)
@@ -125,7 +127,10 @@ class TurnBasedView:
 
     def _settle(self) -> None:
         """Who lives, and who is to move."""
-        self.agents = [agent for agent in self.env.agents if not self._ended(agent)]
+        terminations, truncations = self.env.terminations, self.env.truncations
+        self.agents = [
+            agent for agent in self.env.agents if not (terminations.get(agent, False) or truncations.get(agent, False))
+        ]
         self.movers = frozenset([self.env.agent_selection] if self.agents else [])
         if not self.movers <= set(self.agents):
             raise BadEnvironmentData(
@@ -149,7 +154,8 @@ class TurnBasedView:
         return observations
 
     def _infos(self, agents: Any) -> dict[str, Any]:
-        return {agent: self.env.infos.get(agent, {}) for agent in agents}
+        infos = self.env.infos
+        return {agent: infos.get(agent, {}) for agent in agents}
 
 
 class _Account:
@@ -174,16 +180,25 @@ class _Account:
         self._old: dict[str, float] = {}
         self._sums: dict[str, float] | None = None if hasattr(env, "_cumulative_rewards") else {}
         self._before = 0.0
+        self._totals: Mapping[str, Any] = {}
+        self._rewards: Mapping[str, Any] = {}
+
+    def look(self) -> None:
+        """Read what stands in the environment's books now."""
+        self._totals = self._env._cumulative_rewards if self._sums is None else self._sums
+        self._rewards = self._env.rewards
 
     def moves(self, agent: str) -> None:
         """`agent` is about to move."""
+        self.look()
         self._before = self._total(agent)
 
     def moved(self, agent: str) -> None:
         """`agent` has moved, and the environment has paid."""
+        self.look()
         if self._sums is not None:
             self._sums[agent] = 0.0
-            for name in self._env.rewards:
+            for name in self._rewards:
                 self._sums[name] = self._sums.get(name, 0.0) + self._reward(name)
         total, owed = self._total(agent), self._change(agent, self._before)
         self._told[agent] = -owed if math.isfinite(owed) else 0.0
@@ -216,10 +231,10 @@ class _Account:
         return total - told if math.isfinite(told) else total
 
     def _total(self, agent: str) -> float:
-        return self._number(self._env._cumulative_rewards if self._sums is None else self._sums, agent)
+        return self._number(self._totals, agent)
 
     def _reward(self, agent: str) -> float:
-        return self._number(self._env.rewards, agent)
+        return self._number(self._rewards, agent)
 
     @staticmethod
     def _number(amounts: Mapping[str, Any], agent: str) -> float:
