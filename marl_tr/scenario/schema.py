@@ -79,6 +79,10 @@ class EnvSection(Strict):
         default="own",
         description="The reward learned from: each agent's own, or the mean or sum over the living.",
     )
+    rebuild: bool = Field(
+        default=False,
+        description="Build each copy anew for every episode: for those that remember something beyond a reset.",
+    )
     config: dict[str, Any] = Field(default_factory=dict, description="The environment's own settings.")
 
     _config: Any = PrivateAttr(default=None)

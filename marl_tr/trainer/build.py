@@ -61,7 +61,10 @@ def device_of(scenario: Scenario) -> torch.device:
 
 def build_env(scenario: Scenario, *, num_envs: int, render: bool = False) -> VectorEnv:
     """The scenario's environment in `num_envs` copies."""
-    env = make_vector_env(scenario.env.id, num_envs=num_envs, config=scenario.env.settings, render=render)
+    section = scenario.env
+    env = make_vector_env(
+        section.id, num_envs=num_envs, config=section.settings, render=render, rebuild=section.rebuild
+    )
     if isinstance(env, InProcessVectorEnv):
         env.rewards_may_fail = scenario.advantage.failed == "exclude"
     return env

@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
 
 from marl_tr.analysis.statistics import ConfidenceInterval, stratified_bootstrap_ci
@@ -91,16 +89,7 @@ def seats_of(spec: EnvSpec, given: Mapping[str, Sequence[str]]) -> tuple[Seat, .
 def random_opponent(spec: EnvSpec, *, seed: int) -> Act:
     """Uniformly random actions among those that are allowed, with draws of its own."""
     generator = np.random.default_rng(seed)
-
-    def act(step: Step) -> Actions:
-        actions = random_actions(spec, generator)
-        for group in spec.groups:
-            for leaf, seen in group.masks.items():
-                mask = step.groups[group.name].observation[seen]
-                actions[group.name][leaf] = _among(group.action[leaf], mask, generator)
-        return actions
-
-    return act
+    return lambda step: random_actions(spec, generator, step)
 
 
 def seated(ours: Act, theirs: Act, seat: Seat, spec: EnvSpec) -> Act:
@@ -133,16 +122,6 @@ def against(matches: Sequence[Match], *, seed: int) -> dict[str, float]:
         scalars |= {tag: interval.estimate, f"{tag}/ci_low": interval.low, f"{tag}/ci_high": interval.high}
         scalars[f"{tag}/won"] = float(match.won.mean())
     return scalars
-
-
-def _among(space: spaces.Space[Any], mask: NDArray[Any], generator: np.random.Generator) -> NDArray[np.int64]:
-    """Uniform among the choices that `mask` ``[E, A, choices]`` allows; where it allows none, among all."""
-    assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
-    sizes = [int(space.n)] if isinstance(space, spaces.Discrete) else [int(n) for n in space.nvec]
-    drawn = np.where(mask != 0, generator.random(mask.shape) + 1, generator.random(mask.shape))
-    parts = np.split(drawn, np.cumsum(sizes)[:-1], axis=-1)
-    chosen = np.stack([part.argmax(-1) for part in parts], axis=-1)
-    return (chosen[..., 0] if isinstance(space, spaces.Discrete) else chosen) + space.start
 
 
 def _owner(given: Mapping[str, Sequence[str]], agent: str) -> str | None:

@@ -1,5 +1,7 @@
 """Batches of environments behind one contract."""
 
+from marl_tr.vector.batch import Batch
+from marl_tr.vector.block import CopyBlock
 from marl_tr.vector.contract import (
     Actions,
     EnvSpec,
@@ -26,6 +28,8 @@ __all__ = [
     "Actions",
     "BadEnvironmentConfig",
     "BadEnvironmentData",
+    "Batch",
+    "CopyBlock",
     "EnvSpec",
     "EnvironmentFault",
     "GroupSpec",

@@ -6,17 +6,19 @@ import contextlib
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from marl_tr.vector.codec import GroupCodec, group_agents
+from marl_tr.vector.block import probe
+from marl_tr.vector.codec import GroupCodec
 from marl_tr.vector.copies import SingleAgentView, as_parallel
 from marl_tr.vector.recorder import Answer, CornerRecorder, Episode, Recorder, first_difference, play
 from marl_tr.vector.report import Check, Outcome
+from marl_tr.vector.turns import TurnBasedView
 
 __all__ = ["Subject", "parallel_checks"]
 
@@ -54,19 +56,18 @@ class Subject:
     @cached_property
     def groups(self) -> tuple[GroupCodec, ...]:
         """Agents and codecs."""
-        env = self.make()
-        agents = tuple(env.possible_agents)
-        return group_agents(
-            agents,
-            {agent: env.observation_space(agent) for agent in agents},
-            {agent: env.action_space(agent) for agent in agents},
-            env_id=self.id,
-        )
+        groups, _ = probe(self.make(), self.id)
+        return groups
 
     @cached_property
     def single(self) -> bool:
         """Whether it is a `gymnasium.Env`."""
         return isinstance(self.make(), SingleAgentView)
+
+    @cached_property
+    def turns(self) -> bool:
+        """Whether it is an ``AECEnv``."""
+        return isinstance(self.make(), TurnBasedView)
 
     @cached_property
     def episode(self) -> Episode:
@@ -135,8 +136,10 @@ def _gymnasium(subject: Subject) -> Outcome:
 
 
 def _pettingzoo_api(subject: Subject) -> Outcome:
-    from pettingzoo.test import parallel_api_test
+    from pettingzoo.test import api_test, parallel_api_test
 
+    if subject.turns:
+        return _quietly(lambda: api_test(subject.factory(), num_cycles=subject.cycles))
     try:
         return _quietly(lambda: parallel_api_test(subject.factory(), num_cycles=subject.cycles))
     except TypeError as error:
@@ -146,8 +149,10 @@ def _pettingzoo_api(subject: Subject) -> Outcome:
 
 
 def _pettingzoo_seed(subject: Subject) -> Outcome:
-    from pettingzoo.test import parallel_seed_test
+    from pettingzoo.test import parallel_seed_test, seed_test
 
+    if subject.turns:
+        return _quietly(lambda: seed_test(subject.factory, num_cycles=subject.cycles))
     return _quietly(lambda: parallel_seed_test(subject.factory, num_cycles=subject.cycles))
 
 
@@ -218,6 +223,8 @@ def _finite(subject: Subject) -> Outcome:
 
 
 def _is_finite(value: Any) -> bool:
+    if isinstance(value, Mapping | tuple):
+        return all(_is_finite(part) for part in (value.values() if isinstance(value, Mapping) else value))
     array = np.asarray(value)
     return not np.issubdtype(array.dtype, np.inexact) or bool(np.isfinite(array).all())
 

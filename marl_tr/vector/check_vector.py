@@ -45,9 +45,11 @@ _WHOLE_STATE = "put everything that the next steps depend on into state_dict: po
 def vector_digests(env: VectorEnv, *, seed: int, steps: int) -> list[str]:
     """A digest of the reset and of each of `steps` steps with drawn actions; equal in every process."""
     generator = np.random.default_rng(seed)
-    digests = [step_digest(env.reset(seed))]
+    step = env.reset(seed)
+    digests = [step_digest(step)]
     for _ in range(steps):
-        digests.append(step_digest(env.step(random_actions(env.spec, generator))))
+        step = env.step(random_actions(env.spec, generator, step))
+        digests.append(step_digest(step))
     return digests
 
 
@@ -185,7 +187,7 @@ def _contract(make: Make, cycles: int) -> Outcome:
             )
         lengths[step.done] = 0
         lengths += 1
-        before, step = step, env.step(random_actions(env.spec, generator))
+        before, step = step, env.step(random_actions(env.spec, generator, step))
     return Outcome(True, f"E={COPIES}, {ends} episodes ended.")
 
 
@@ -230,7 +232,7 @@ def _any_size(make: Make, cycles: int) -> Outcome:
                         f"Step {index}: {name} of the first {size} of {largest} is not that of {size} alone.",
                         _PER_COPY,
                     )
-        actions = random_actions(envs[largest].spec, generator)
+        actions = random_actions(envs[largest].spec, generator, steps[largest])
         for size, env in envs.items():
             mine = {g: {leaf: a[:size].copy() for leaf, a in leaves.items()} for g, leaves in actions.items()}
             steps[size] = env.step(mine)
@@ -241,13 +243,14 @@ def _resume(make: Make, cycles: int) -> Outcome:
     env, other = make(COPIES), make(COPIES)
     steps = _steps(env, cycles)
     generator = np.random.default_rng(SEED)
-    env.reset(SEED)
+    step = env.reset(SEED)
     for _ in range(max(1, (2 * steps) // 3)):
-        env.step(random_actions(env.spec, generator))
+        step = env.step(random_actions(env.spec, generator, step))
     other.load_state_dict(env.state_dict())
     for index in range(1, max(1, steps // 2) + 1):
-        actions = random_actions(env.spec, generator)
-        if step_digest(env.step(actions)) != step_digest(other.step(actions)):
+        actions = random_actions(env.spec, generator, step)
+        step = env.step(actions)
+        if step_digest(step) != step_digest(other.step(actions)):
             return Outcome(False, f"{index} steps after load_state_dict the answers part.", _WHOLE_STATE)
     return Outcome(True, "Bit for bit.")
 

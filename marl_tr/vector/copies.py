@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 
 from marl_tr.registry import Entry
 from marl_tr.vector.contract import VectorEnv
-from marl_tr.vector.errors import BadEnvironmentConfig, NotAnEnvironment
+from marl_tr.vector.errors import BadEnvironmentConfig, NotAnEnvironment, raised_inside
+from marl_tr.vector.turns import TurnBasedView
 
 __all__ = ["SINGLE_AGENT", "SingleAgentView", "as_parallel", "call_factory", "factory_arguments"]
 
@@ -71,21 +72,21 @@ def as_parallel(env: Any, *, env_id: str) -> Any:
     """`env` behind the parallel interface.
 
     Raises:
-        NotAnEnvironment: It is neither a PettingZoo ``ParallelEnv`` nor a `gymnasium.Env`; with the cure.
+        NotAnEnvironment: It is neither a PettingZoo ``ParallelEnv`` or ``AECEnv``, nor a `gymnasium.Env`; with the
+            cure.
     """
     if isinstance(env, gymnasium.Env):
         return SingleAgentView(env)
-    parallel = ("possible_agents", "observation_space", "action_space", "reset", "step")
-    missing = [name for name in parallel if not hasattr(env, name)]
-    if not missing and not hasattr(env, "agent_iter"):
-        return env
+    turns = hasattr(env, "agent_iter")  # agent_selection is hidden until the first reset
+    needed = ("possible_agents", "observation_space", "action_space", "reset", "step", *(("observe",) if turns else ()))
+    missing = [name for name in needed if not hasattr(env, name)]
+    if not missing and not inspect.isclass(env):
+        return TurnBasedView(env) if turns else env
     raise NotAnEnvironment(f"environment {env_id!r}: {_what_it_is(env, missing)}")
 
 
 def _what_it_is(env: Any, missing: list[str]) -> str:
     kind = f"its factory returned {type(env).__module__}.{type(env).__qualname__}"
-    if hasattr(env, "agent_iter"):
-        return f"{kind}, an AEC environment; convert it with pettingzoo.utils.aec_to_parallel in the factory"
     if isinstance(env, gymnasium.vector.VectorEnv):
         return f"{kind}, which is a batch already; return one gymnasium.Env, marl-tr makes the copies"
     if isinstance(env, VectorEnv):
@@ -95,7 +96,7 @@ def _what_it_is(env: Any, missing: list[str]) -> str:
     if inspect.ismodule(env):
         return f"{kind}; name a function in it, for example '{env.__name__}:parallel_env'"
     return (
-        f"{kind}, which lacks {', '.join(missing)}; a factory returns a PettingZoo ParallelEnv or a "
+        f"{kind}, which lacks {', '.join(missing)}; a factory returns a PettingZoo ParallelEnv or AECEnv, or a "
         "gymnasium.Env (see docs/environments.md)"
     )
 
@@ -136,6 +137,7 @@ def call_factory(factory: Any, arguments: Mapping[str, Any], *, env_id: str) -> 
     Raises:
         NotAnEnvironment: `factory` cannot be called.
         BadEnvironmentConfig: It does not take these arguments.
+        Exception: Whatever `factory` raises, with a note that names the environment.
     """
     if not callable(factory):
         hint = f"; name a function in it: '{factory.__name__}:parallel_env'" if inspect.ismodule(factory) else ""
@@ -143,7 +145,8 @@ def call_factory(factory: Any, arguments: Mapping[str, Any], *, env_id: str) -> 
     try:
         signature = inspect.signature(factory)
     except (TypeError, ValueError):  # builtins without a signature say so themselves
-        return factory(**arguments)
+        with raised_inside(f"the factory of environment {env_id!r}", env_id):
+            return factory(**arguments)
     try:
         signature.bind(**arguments)
     except TypeError as error:
@@ -153,7 +156,8 @@ def call_factory(factory: Any, arguments: Mapping[str, Any], *, env_id: str) -> 
         hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(known) or 'nothing'}"
         raise BadEnvironmentConfig(f"environment {env_id!r}: its factory: {error}{hint}") from error
     try:
-        return factory(**arguments)
+        with raised_inside(f"the factory of environment {env_id!r}", env_id):
+            return factory(**arguments)
     except TypeError as error:
         # A factory with **kwargs (gymnasium.make is one) finds out only when it passes them on.
         if "unexpected keyword argument" in str(error):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from marl_tr.vector.batch import Rows
 from marl_tr.vector.codec import GroupCodec
-from marl_tr.vector.errors import BadEnvironmentData
+from marl_tr.vector.errors import BadEnvironmentData, raised_inside
+from marl_tr.vector.turns import TurnBasedView
 
-__all__ = ["Batch", "EnvironmentCopy", "Rows", "episode_seed"]
+__all__ = ["EnvironmentCopy", "episode_seed"]
 
 Array = NDArray[Any]
 
@@ -23,60 +23,6 @@ def episode_seed(seed: int, copy: int, episode: int) -> int:
     """The seed below ``2**31`` of episode `episode` of copy `copy`; the number of copies does not matter."""
     sequence = np.random.SeedSequence(entropy=seed, spawn_key=(copy, episode))
     return int(sequence.generate_state(1, np.uint32)[0] >> 1)
-
-
-@dataclass
-class Rows:
-    """One copy's part of a `Batch`: lists over the groups of views ``[A, ...]``, and the state ``[S]``."""
-
-    observation: list[Array]
-    reward: list[Array]
-    terminated: list[Array]
-    truncated: list[Array]
-    alive: list[Array]
-    state: Array | None
-
-    def digest(self, *, at_reset: bool) -> int:
-        """64 bits of BLAKE2b over every byte, signed; at a reset over what a reset writes."""
-        hashed = hashlib.blake2b(digest_size=8)
-        parts = [self.observation, self.alive]
-        if not at_reset:
-            parts += [self.reward, self.terminated, self.truncated]
-        for part in parts:
-            for array in part:
-                hashed.update(array.data)
-        if self.state is not None:
-            hashed.update(self.state.data)
-        return int.from_bytes(hashed.digest(), "little", signed=True)
-
-
-class Batch:
-    """Fresh zeroed arrays of one step: lists over the groups of ``[E, A, ...]``, and the state ``[E, S]``."""
-
-    def __init__(self, groups: Sequence[GroupCodec], num_envs: int, state_size: int | None) -> None:
-        sizes = [(num_envs, len(group.agents)) for group in groups]
-        self.observation: list[Array] = [
-            np.zeros((*size, *group.observation.space.shape), dtype=np.float32)
-            for size, group in zip(sizes, groups, strict=True)
-        ]
-        self.reward: list[Array] = [np.zeros(size, dtype=np.float32) for size in sizes]
-        self.terminated: list[Array] = [np.zeros(size, dtype=np.bool_) for size in sizes]
-        self.truncated: list[Array] = [np.zeros(size, dtype=np.bool_) for size in sizes]
-        self.alive: list[Array] = [np.zeros(size, dtype=np.bool_) for size in sizes]
-        self.state: Array | None = None
-        if state_size is not None:
-            self.state = np.zeros((num_envs, state_size), dtype=np.float32)
-
-    def rows(self, copy: int) -> Rows:
-        """Views of one copy's rows."""
-        return Rows(
-            observation=[array[copy] for array in self.observation],
-            reward=[array[copy] for array in self.reward],
-            terminated=[array[copy] for array in self.terminated],
-            truncated=[array[copy] for array in self.truncated],
-            alive=[array[copy] for array in self.alive],
-            state=None if self.state is None else self.state[copy],
-        )
 
 
 class EnvironmentCopy:
@@ -94,22 +40,23 @@ class EnvironmentCopy:
         self.index = index
         self.steps = 0
         self.living: set[str] = set()
-        self._ended: set[str] = set()
+        self._acting: set[str] = set()
+        self._turns = isinstance(env, TurnBasedView)
         self._id = env_id
         self._places = [
-            (g, a, agent, group.observation, group.action.decode)
+            (g, a, agent, group, [leaf.name for leaf in group.action.leaves])
             for g, group in enumerate(groups)
             for a, agent in enumerate(group.agents)
         ]
         self._known = {place[2] for place in self._places}
 
     def reset(self, seed: int, rows: Rows) -> None:
-        """Begin an episode; writes observation, alive and state into `rows`.
+        """Begin an episode; writes observation, alive, acting and state into `rows`.
 
         Raises:
             BadEnvironmentData: A value is missing, of a wrong size, or nobody is alive.
         """
-        self.steps, self._ended = 0, set()
+        self.steps = 0
         with self._located():
             result = self.env.reset(seed=seed)
         if not isinstance(result, tuple) or len(result) != 2:
@@ -117,50 +64,69 @@ class EnvironmentCopy:
         self.living = self._members()
         if not self.living:
             raise self._bad("agents", "is empty after reset", "set self.agents = self.possible_agents[:] in reset")
-        for g, a, agent, codec, _ in self._places:
+        self._acting = self._movers()
+        for g, a, agent, group, _ in self._places:
+            leaves = rows.observation[g]
+            for array in leaves.values():
+                array[a] = 0
             rows.alive[g][a] = agent in self.living
+            rows.acting[g][a] = agent in self._acting
             if agent in self.living:
-                self._observe(codec, result[0], agent, rows.observation[g][a])
-            else:
-                rows.observation[g][a] = 0.0
+                self._observe(group, result[0], agent, leaves, a)
+                if group.mask is not None and agent in self._acting:
+                    self._mask(group, *result, agent, leaves, a)
         self._write_state(rows)
 
-    def step(self, actions: Sequence[Array], rows: Rows) -> bool:
+    def step(self, actions: Sequence[Mapping[str, Array]], rows: Rows) -> bool:
         """Advance by one step.
 
         Args:
-            actions: A list over the groups of stacked actions, ``[A, ...]``; rows of the dead are ignored.
+            actions: A list over the groups of stacked actions, ``{leaf: [A, ...]}``; rows of agents that are not to
+                move are ignored.
             rows: Zeroed; gets everything. Agents that ended in this step have their last observation there.
 
         Returns:
             Whether the episode is over.
 
         Raises:
-            BadEnvironmentData: A value is missing or malformed, an agent vanished, or one came back to life.
+            BadEnvironmentData: A value is missing or malformed, an agent vanished, or one ended and stayed.
         """
         self.steps += 1
-        decoded = {agent: decode(actions[g][a]) for g, a, agent, _, decode in self._places if agent in self.living}
+        before = self.living
+        decoded = {
+            agent: group.action.decode([actions[g][leaf][a] for leaf in leaves])
+            for g, a, agent, group, leaves in self._places
+            if agent in self._acting
+        }
         with self._located():
             result = self.env.step(decoded)
         if not isinstance(result, tuple) or len(result) != 5:
             cure = "return (observations, rewards, terminations, truncations, infos)"
             raise self._bad("step", f"returned {type(result).__name__}", cure)
-        observations, rewards, terminations, truncations, _ = result
+        observations, rewards, terminations, truncations, infos = result
         ended = set()
-        for g, a, agent, codec, _ in self._places:
-            if agent not in self.living:
+        for g, a, agent, group, _ in self._places:
+            if agent not in before:
                 continue
             rows.reward[g][a] = self._number(rewards, agent)
-            rows.terminated[g][a] = terminated = self._flag(terminations, agent, "terminated")
-            rows.truncated[g][a] = truncated = self._flag(truncations, agent, "truncated")
-            self._observe(codec, observations, agent, rows.observation[g][a])
+            terminated = self._flag(terminations, agent, "terminated")
+            truncated = self._flag(truncations, agent, "truncated")
+            self._observe(group, observations, agent, rows.observation[g], a)
             if terminated or truncated:
+                rows.terminated[g][a], rows.truncated[g][a] = terminated, truncated
                 ended.add(agent)
         done = self._account(ended)
-        for g, a, agent, codec, _ in self._places:
-            rows.alive[g][a] = agent in self.living
-            if agent in self.living and agent not in decoded:  # joined in this step
-                self._observe(codec, observations, agent, rows.observation[g][a])
+        self._acting = self._movers()
+        for g, a, agent, group, _ in self._places:
+            if agent not in self.living:
+                continue
+            rows.alive[g][a] = True
+            if agent not in before:  # joined, or came back, in this step
+                self._observe(group, observations, agent, rows.observation[g], a)
+            if agent in self._acting:
+                rows.acting[g][a] = True
+                if group.mask is not None:
+                    self._mask(group, observations, infos, agent, rows.observation[g], a)
         self._write_state(rows)
         return done
 
@@ -179,14 +145,13 @@ class EnvironmentCopy:
                 "say in terminations or truncations why an agent leaves, in the step in which it leaves",
                 agent=min(vanished),
             )
-        self._ended |= ended
-        revived = members & self._ended
-        if revived:
+        stayed = members & ended
+        if stayed:
             raise self._bad(
                 "agents",
-                "lists it after its episode ended (revived, or never removed)",
-                "remove an agent from self.agents in the step that ends it, and add it again only in reset",
-                agent=min(revived),
+                "lists it in the step in which its episode ended",
+                "remove an agent from self.agents in the step that ends it; add it again in a later step, or in reset",
+                agent=min(stayed),
             )
         self.living = members
         return False
@@ -199,14 +164,38 @@ class EnvironmentCopy:
             raise self._bad("agents", "is not in possible_agents", cure, agent=min(strangers, key=str))
         return members
 
-    def _observe(self, codec: Any, observations: Mapping[str, Any], agent: str, row: Array) -> None:
+    def _movers(self) -> set[str]:
+        return self.living & self.env.movers if self._turns else self.living
+
+    def _observe(
+        self, group: GroupCodec, observations: Mapping[str, Any], agent: str, leaves: dict[str, Array], row: int
+    ) -> None:
         try:
-            codec.write(observations[agent], row)
-        except KeyError:
+            value = observations[agent]
+        except (KeyError, TypeError):
             raise self._missing("observation", agent) from None
-        except (TypeError, ValueError) as error:
+        if value is None and self._turns and agent not in self._acting:
+            return  # not observable out of turn, and not observed yet
+        try:
+            group.observation.write(value, leaves, row)
+        except ValueError as error:
             cure = "return observations that lie in observation_space(agent)"
-            raise self._bad("observation", f"is malformed: {error}", cure, agent=agent) from error
+            raise self._bad(str(error), "", cure, agent=agent) from error
+
+    def _mask(
+        self,
+        group: GroupCodec,
+        observations: Mapping[str, Any],
+        infos: Mapping[str, Any],
+        agent: str,
+        leaves: dict[str, Array],
+        row: int,
+    ) -> None:
+        try:
+            group.write_mask(observations[agent], infos.get(agent) if isinstance(infos, Mapping) else None, leaves, row)
+        except ValueError as error:
+            cure = "give every agent that is to move one 0 or 1 for each of its choices, in every reset and step"
+            raise self._bad(str(error), "", cure, agent=agent) from error
 
     def _number(self, rewards: Mapping[str, Any], agent: str) -> float:
         if agent not in rewards:
@@ -237,21 +226,19 @@ class EnvironmentCopy:
         rows.state[:] = state.reshape(-1)
 
     def _missing(self, field: str, agent: str) -> BadEnvironmentData:
-        cure = "every agent that was alive before the step gets an entry in each of the five dicts"
+        cure = (
+            "every agent that was alive before the step gets an entry in each of the five dicts, and one that joins in "
+            "it an observation"
+        )
         return self._bad(field, "is missing", cure, agent=agent)
 
     def _bad(self, field: str, what: str, cure: str, *, agent: str | None = None) -> BadEnvironmentData:
-        return BadEnvironmentData(f"{self._where(agent)}: {field} {what}; {cure}")
+        return BadEnvironmentData(f"{self._where(agent)}: {field}{what and ' '}{what}; {cure}")
 
     def _where(self, agent: str | None = None) -> str:
         who = "" if agent is None else f", agent {agent!r}"
         return f"environment {self._id!r}, copy {self.index}{who}, step {self.steps}"
 
-    @contextmanager
-    def _located(self) -> Iterator[None]:
+    def _located(self) -> AbstractContextManager[None]:
         """Whatever the environment's own code raises says where."""
-        try:
-            yield
-        except Exception as error:
-            error.add_note(f"(raised inside {self._where()})")
-            raise
+        return raised_inside(self._where(), self._id)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from marl_tr.errors import UserError
 
 __all__ = [
@@ -12,6 +15,7 @@ __all__ = [
     "NotFiniteData",
     "ReplayMismatch",
     "UnsupportedSpace",
+    "raised_inside",
 ]
 
 
@@ -41,3 +45,25 @@ class NotFiniteData(BadEnvironmentData):
 
 class ReplayMismatch(EnvironmentFault, RuntimeError):
     """An environment that was reset with its seed and given its actions again did not repeat itself."""
+
+
+@contextmanager
+def raised_inside(where: str, env_id: str) -> Iterator[None]:
+    """Let whatever a user's code raises say where, and what to do next.
+
+    A fault that one of our views found is told with the place; anything else keeps its class and its traceback, and
+    gets a note.
+
+    Args:
+        where: Environment, copy and step, or what was being done.
+        env_id: The environment's name.
+    """
+    try:
+        yield
+    except BadEnvironmentData as error:
+        raise BadEnvironmentData(f"{where}, {error}") from error
+    except UserError:
+        raise
+    except Exception as error:
+        error.add_note(f"(raised inside {where}; 'marl-tr check-env {env_id}' looks for the cause)")
+        raise

@@ -22,6 +22,7 @@ def make_vector_env(
     num_envs: int,
     config: Mapping[str, Any] | BaseModel | None = None,
     render: bool = False,
+    rebuild: bool = False,
     entry: Entry | None = None,
 ) -> VectorEnv:
     """Build ``E`` copies of the environment registered as `id`.
@@ -32,6 +33,8 @@ def make_vector_env(
         config: The factory's keyword arguments, or a validated instance of the entry's model.
         render: Make copy 0 with ``render_mode="rgb_array"`` and give the result a ``render()`` method. Native
             environments render or do not by themselves.
+        rebuild: Make every copy anew for each episode, where an environment remembers something beyond its reset.
+            Native environments forget by themselves.
         entry: Use this in place of the registry's.
 
     Raises:
@@ -60,10 +63,11 @@ def make_vector_env(
             "ParallelEnv or gymnasium.Env"
         )
     if not render:
-        return InProcessVectorEnv(id, lambda: call_factory(factory, arguments, env_id=id), num_envs)
+        return InProcessVectorEnv(id, lambda: call_factory(factory, arguments, env_id=id), num_envs, rebuild=rebuild)
     return RenderedVectorEnv(
         id,
         lambda: call_factory(factory, arguments, env_id=id),
         num_envs,
         first=lambda: call_factory(factory, {**arguments, "render_mode": "rgb_array"}, env_id=id),
+        rebuild=rebuild,
     )

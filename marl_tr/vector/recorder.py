@@ -9,9 +9,13 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
 from marl_tr.vector.codec import GroupCodec
-from marl_tr.vector.sampling import sample
+from marl_tr.vector.contract import Leaves
+from marl_tr.vector.errors import BadEnvironmentData
+from marl_tr.vector.sampling import choices, sample
+from marl_tr.vector.turns import TurnBasedView
 
 __all__ = ["Answer", "CornerRecorder", "Episode", "Recorder", "first_difference", "play", "same"]
 
@@ -58,7 +62,6 @@ class Recorder:
         self.episode = Episode()
         self._groups = groups
         self._generator = np.random.default_rng(action_seed)
-        self._ended: set[str] = set()
 
     def reset(self, seed: int | None) -> None:
         """Reset the environment and record its answer."""
@@ -69,18 +72,41 @@ class Recorder:
     def step(self) -> None:
         """One step with drawn actions for everybody who is alive."""
         before = frozenset(self.env.agents)
+        movers: frozenset[str] = self.env.movers if isinstance(self.env, TurnBasedView) else before
         actions = {}
         for group in self._groups:
-            rows = sample(group.action.space, (len(group.agents),), self._generator)
-            for agent, row in zip(group.agents, rows, strict=True):
-                if agent in before:
-                    actions[agent] = group.action.decode(row)
-        self._record_step(before, actions)
-
-    def _record_step(self, before: frozenset[str], actions: Mapping[str, Any]) -> None:
+            masks = self._masks(group, movers)
+            rows = [
+                self._choose(leaf.space, len(group.agents), masks.get(group.spec.masks.get(leaf.name, "")))
+                for leaf in group.action.leaves
+            ]
+            for a, agent in enumerate(group.agents):
+                if agent in movers:
+                    actions[agent] = group.action.decode([leaf[a] for leaf in rows])
         self._keep(before, *self.env.step(actions))
-        self._ended |= self.episode.answers[-1].ended
-        self.episode.over = not self.env.agents or before <= self._ended
+        answer = self.episode.answers[-1]
+        # Many environments leave `agents` as it is once everybody has ended.
+        self.episode.over = not answer.after or (answer.ended == before and answer.after <= before)
+
+    def _choose(self, space: spaces.Space[Any], agents: int, mask: NDArray[Any] | None) -> NDArray[Any]:
+        """Actions of a group, ``[A, ...]``; `mask` is ``[A, n]``."""
+        return sample(space, (agents,), self._generator, mask)
+
+    def _masks(self, group: GroupCodec, movers: frozenset[str]) -> Leaves:
+        """What the newest answer allows to those who are to move, ``{leaf: [A, n]}``."""
+        answer = self.episode.answers[-1]
+        masks: Leaves = {}
+        for mask in () if group.mask is None else group.mask.leaves:
+            masks[mask.name] = np.zeros((len(group.agents), *mask.space.shape), dtype=np.int8)
+        for a, agent in enumerate(group.agents):
+            if masks and agent in movers:
+                try:
+                    group.write_mask(answer.observations.get(agent), answer.infos.get(agent), masks, a)
+                except ValueError as error:
+                    raise BadEnvironmentData(
+                        f"agent {agent!r}, step {len(self.episode.answers) - 1}: {error}"
+                    ) from error
+        return masks
 
     def _keep(self, before: frozenset[str], *values: Mapping[str, Any]) -> None:
         try:
@@ -103,23 +129,29 @@ class Recorder:
 
 
 class CornerRecorder(Recorder):
-    """Plays one corner of the action spaces, ``end`` being ``"lowest"`` or ``"highest"``."""
+    """Plays one corner of what is allowed in the action spaces, ``end`` being ``"lowest"`` or ``"highest"``."""
 
     def __init__(self, env: Any, groups: Sequence[GroupCodec], end: str) -> None:
         super().__init__(env, groups)
-        self._corner = {
-            agent: group.action.decode(_corner(group.action.space, end)) for group in groups for agent in group.agents
-        }
+        self._end = end
 
-    def step(self) -> None:
-        """One step with the corner's action for everybody who is alive."""
-        before = frozenset(self.env.agents)
-        self._record_step(before, {agent: self._corner[agent] for agent in before})
+    def _choose(self, space: spaces.Space[Any], agents: int, mask: NDArray[Any] | None) -> NDArray[Any]:
+        corner = np.stack([_corner(space, self._end)] * agents)
+        if mask is None:
+            return corner
+        entries = []
+        first = 0
+        for size in choices(space):
+            allowed = mask[:, first : first + size]
+            last = size - 1 - allowed[:, ::-1].argmax(axis=1)
+            entries.append(allowed.argmax(axis=1) if self._end == "lowest" else last)
+            first += size
+        return np.stack(entries, axis=-1).reshape(corner.shape)
 
 
 def _corner(space: spaces.Space[Any], end: str) -> Any:
     if isinstance(space, spaces.Discrete):
-        return 0 if end == "lowest" else int(space.n) - 1
+        return np.int64(0 if end == "lowest" else int(space.n) - 1)
     if isinstance(space, spaces.MultiDiscrete):
         return np.zeros_like(space.nvec) if end == "lowest" else space.nvec - 1
     assert isinstance(space, spaces.Box)
@@ -140,6 +172,8 @@ def same(a: Any, b: Any) -> bool:
     """Equal bit for bit; NaN equals NaN."""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     if a is None or b is None:
         return a is b
     a, b = np.asarray(a), np.asarray(b)

@@ -67,6 +67,7 @@ def test_a_scenario_as_it_is_runs_and_is_evaluated(name: str) -> None:
     made, lines = trainer(name, *limit)
     made.iterate()
     assert lines
+    assert made.env.spec.turns == (name == "connect_four")
     held_out = HeldOut(made.scenario, made.players, made.env)
     scalars = held_out.scalars(held_out.evaluate(2), None)
     made.env.close()

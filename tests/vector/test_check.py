@@ -57,6 +57,8 @@ def test_a_broken_environment_fails_its_own_question_and_no_other(name):
         ("gymnasium/Pendulum-v1", {}),
         ("uav/downlink-v0", {}),
         ("marl_tr.envs.uav.pettingzoo:parallel_env", {"num_uavs": 2, "num_users": 5}),
+        ("vector_examples:Auction", {}),
+        ("pettingzoo.classic.connect_four_v3:env", {}),
     ],
 )
 def test_a_right_environment_passes_every_question(id, config):
@@ -163,17 +165,7 @@ class RowsTalk(Whole):
 
 class LosesItsEpisode(Whole):
     def load_state_dict(self, state):
-        super().load_state_dict(
-            {
-                **state,
-                "episode": state["episode"] * 0,
-                "length": state["length"] * 0,
-                "digests": super().state_dict()["digests"],
-            }
-        )
-
-    def _compare(self, index, saved):
-        pass
+        self.reset(state["seed"])
 
 
 class IgnoresSeeds(Whole):

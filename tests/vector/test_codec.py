@@ -1,11 +1,10 @@
 """Spaces, groups and the actions that reach the environment."""
 
 import numpy as np
-import pytest
 from gymnasium import spaces
 from vector_examples import Mixed
 
-from marl_tr.vector import InProcessVectorEnv, UnsupportedSpace
+from marl_tr.vector import InProcessVectorEnv
 from marl_tr.vector.codec import group_agents
 from marl_tr.vector.sampling import sample
 
@@ -70,21 +69,6 @@ def test_every_supported_space_reaches_the_arrays_and_the_environment():
     assert given["buyer_0"].shape == (2, 2)
     for agent, action in given.items():
         assert made[0].action_space(agent).contains(action)
-
-
-@pytest.mark.parametrize(
-    ("observation", "action", "message"),
-    [
-        (spaces.Dict({"a": BOX}), FLIP, r"agent 'robot_0': observation space Dict.*supported are Box"),
-        (spaces.MultiBinary(3), FLIP, "observation space MultiBinary"),
-        (BOX, spaces.Tuple((FLIP, FLIP)), r"agent 'robot_0': action space Tuple.*MultiDiscrete"),
-        (BOX, spaces.Box(0, 9, (2,), np.int64), "action space Box"),
-        (spaces.Box(0, 1, (0,)), FLIP, "observation space Box"),
-    ],
-)
-def test_other_spaces_are_named_with_environment_agent_and_what_is_supported(observation, action, message):
-    with pytest.raises(UnsupportedSpace, match=f"'team/robots-v0', .*{message}"):
-        InProcessVectorEnv("team/robots-v0", lambda: Mixed({"robot_0": (observation, action)}), num_envs=1)
 
 
 def test_samples_fill_bounded_spaces_and_respect_single_bounds():

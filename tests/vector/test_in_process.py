@@ -9,6 +9,8 @@ from vector_examples import (
     ForgetsAReward,
     Mixed,
     NanLater,
+    NeverRemoved,
+    Respawns,
     Revives,
     StateOfTheLiving,
     TruncatesOne,
@@ -18,6 +20,8 @@ from vector_examples import (
 )
 
 from marl_tr.vector import BadEnvironmentData, InProcessVectorEnv, ReplayMismatch, VectorEnv
+from marl_tr.vector.batch import Batch
+from marl_tr.vector.block import CopyBlock
 from marl_tr.vector.check_vector import contract_problems, step_digest
 from marl_tr.vector.episode import episode_seed
 from marl_tr.vector.sampling import random_actions
@@ -200,7 +204,7 @@ def test_the_saved_state_is_arrays_numbers_and_strings_of_the_current_episodes_o
     play(env, 12 * 5 + 4)
     state = env.state_dict()
     assert state["length"].tolist() == [4, 4, 4]
-    assert state["actions"]["walker"].shape == (12, 3, 1)
+    assert state["actions"]["walker"]["action"].shape == (12, 3, 1)
     assert state["digests"].shape == (15,)
     assert state["episode"].tolist() == [5, 5, 5]
     assert (state["id"], state["seed"]) == ("walkers", 3)
@@ -224,7 +228,7 @@ def test_the_copy_and_the_step_at_which_a_replay_parts_are_named():
     env = InProcessVectorEnv("walkers", Walkers, num_envs=2)
     play(env, 6)
     state = env.state_dict()
-    state["actions"]["walker"][6 + 2] += 0.25  # copy 1, its third step
+    state["actions"]["walker"]["action"][6 + 2] += 0.25  # copy 1, its third step
     with pytest.raises(ReplayMismatch, match=r"copy 1, step 3 of episode 0"):
         InProcessVectorEnv("walkers", Walkers, num_envs=2).load_state_dict(state)
 
@@ -239,7 +243,8 @@ def test_a_state_of_another_batch_is_refused():
     ("broken", "message"),
     [
         (NanLater, r"copy 0, agent 'walker_1', step 5: observation is not finite"),
-        (Revives, r"copy 0, agent 'walker_1', step 5: agents lists it after its episode ended"),
+        (NeverRemoved, r"copy 0, agent 'walker_1', step 3: agents lists it in the step in which its episode ended"),
+        (Revives, r"copy 0, agent 'walker_1', step 5: observation is missing; .* one that joins in it an observation"),
         (Vanishes, r"copy 0, agent 'walker_2', step 3: agents lost it"),
         (ForgetsAReward, r"copy 0, agent 'walker_2', step 1: reward is missing"),
         (StateOfTheLiving, r"state has \d numbers, 3 after the first reset"),
@@ -273,7 +278,9 @@ def test_what_the_environment_raises_says_where():
     env.reset(0)
     with pytest.raises(KeyError) as caught:
         env.step(random_actions(env.spec, np.random.default_rng(0)))
-    assert caught.value.__notes__ == ["(raised inside environment 'explodes', copy 0, step 1)"]
+    assert caught.value.__notes__ == [
+        "(raised inside environment 'explodes', copy 0, step 1; 'marl-tr check-env explodes' looks for the cause)"
+    ]
 
 
 def test_actions_of_a_wrong_shape_are_refused():
@@ -309,3 +316,72 @@ def test_the_random_reference_stays_in_the_spaces_and_starts_anew_each_time():
             np.testing.assert_array_equal(first[group.name]["action"], second[group.name]["action"])
             for row in first[group.name]["action"].reshape(-1, *group.action["action"].shape):
                 assert group.action["action"].contains(row)
+
+
+def test_agents_that_come_back_begin_a_life_that_knows_nothing_of_the_one_before():
+    env = InProcessVectorEnv("respawns", Respawns, num_envs=2)
+    answers, _ = play(env, 100)
+    before, returns = None, 0
+    for step in answers:
+        assert contract_problems(env.spec, step, before) == []
+        if before is not None:
+            born = step.groups["walker"].alive & ~before.groups["walker"].alive & ~step.done[:, None]
+            returns += born.sum()
+            # Told at once where it is (from 49 on), and paid nothing for the step in which it was not there.
+            assert (step.groups["walker"].observation["observation"][born][:, 0] > 45).all()
+            assert (step.groups["walker"].reward[born] == 0).all()
+        before = step
+    assert returns > 30
+    assert sum(int(step.groups["walker"].terminated.sum()) for step in answers) > 30
+
+
+def test_a_block_with_a_first_index_is_that_part_of_the_whole():
+    def part(first, count):
+        return InProcessVectorEnv("walkers", lambda: Walkers(walkers=4, death=0.1), count, first_index=first)
+
+    whole, blocks = part(0, 5), {0: part(0, 2), 2: part(2, 3)}
+    answers, actions = play(whole, 40)
+    steps = {first: block.reset(3) for first, block in blocks.items()}
+    for index, answer in enumerate(answers):
+        for first, block in blocks.items():
+            rows = slice(first, first + block.spec.num_envs)
+            for name in ("reward", "terminated", "truncated", "alive", "acting"):
+                mine = getattr(steps[first].groups["walker"], name)
+                np.testing.assert_array_equal(mine, getattr(answer.groups["walker"], name)[rows])
+            np.testing.assert_array_equal(steps[first].state["state"], answer.state["state"][rows])
+        if index < len(actions):
+            for first, block in blocks.items():
+                rows = slice(first, first + block.spec.num_envs)
+                steps[first] = block.step({"walker": {"action": actions[index]["walker"]["action"][rows]}})
+    with pytest.raises(BadEnvironmentData, match="copy 7, agent 'walker_1', step 5"):
+        play(InProcessVectorEnv("nan", NanLater, num_envs=1, first_index=7), 9)
+
+
+def test_blocks_write_into_parts_of_arrays_that_somebody_else_laid_out():
+    def block(first, count):
+        return CopyBlock("walkers", lambda: Walkers(walkers=4, death=0.1), count, first_index=first)
+
+    whole = InProcessVectorEnv("walkers", lambda: Walkers(walkers=4, death=0.1), 5)
+    blocks = {0: block(0, 2), 2: block(2, 3)}
+    groups = blocks[0].groups
+    layout = Batch.layout(groups, 5, 5)
+    memory = {name: np.full(shape, 9, dtype) for name, (shape, dtype) in layout.items()}
+    batch = Batch.over(groups, memory)
+    generator = np.random.default_rng(0)
+    batch.clear()
+    for first, copies in blocks.items():
+        copies.reset(3, batch.part(first, copies.spec.num_envs))
+    step, final = whole.reset(3), None
+    for _ in range(40):
+        assert step_digest(batch.step(step.done, final)) == step_digest(step)
+        actions = random_actions(whole.spec, generator)["walker"]["action"]
+        step = whole.step({"walker": {"action": actions}})
+        batch.clear()
+        done = np.zeros(5, np.bool_)
+        for first, copies in blocks.items():
+            rows = slice(first, first + copies.spec.num_envs)
+            done[rows] = copies.advance({"walker": {"action": actions[rows]}}, batch.part(first, rows.stop - first))
+        np.testing.assert_array_equal(done, step.done)
+        final = batch.final(done)
+        for first, copies in blocks.items():
+            copies.renew(done[first : first + copies.spec.num_envs], batch.part(first, copies.spec.num_envs))

@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 from pydantic import BaseModel
-from vector_examples import Counter, Walkers
+from vector_examples import Counter, OutlivesReset, Walkers
 
 from marl_tr.registry import Entry, UnknownName
 from marl_tr.vector import (
@@ -15,24 +15,20 @@ from marl_tr.vector import (
     EnvironmentFault,
     InProcessVectorEnv,
     NotAnEnvironment,
+    ReplayMismatch,
     make_vector_env,
 )
+from marl_tr.vector.check_vector import step_digest
+from marl_tr.vector.sampling import random_actions
 
 
 class CounterConfig(BaseModel):
     limit: int = 7
 
 
-class Renamed:
-    """An AEC environment by its methods."""
-
-    possible_agents = ("a",)
-    observation_space = action_space = reset = step = agent_iter = staticmethod(lambda *a: None)
-
-
-def make(target, *, num_envs=1, config=None, native=False, model=None, render=False):
+def make(target, *, num_envs=1, config=None, native=False, model=None, **how):
     entry = Entry(target=target, native=native, config=model)
-    return make_vector_env("team/thing-v0", num_envs=num_envs, config=config, entry=entry, render=render)
+    return make_vector_env("team/thing-v0", num_envs=num_envs, config=config, entry=entry, **how)
 
 
 def test_a_module_and_factory_name_makes_copies_with_their_settings():
@@ -75,7 +71,6 @@ def test_a_misspelt_setting_is_named_with_the_nearest():
 @pytest.mark.parametrize(
     ("target", "cure"),
     [
-        (lambda: Renamed(), "aec_to_parallel"),
         (lambda: Counter, "return an instance"),
         (lambda: object(), "lacks possible_agents"),
         (lambda: types, "name a function in it"),
@@ -141,3 +136,48 @@ def test_every_fault_is_a_mistake_that_the_user_can_put_right():
     from marl_tr.errors import UserError
 
     assert issubclass(EnvironmentFault, UserError)
+
+
+def test_what_a_factory_raises_names_the_environment_and_the_next_step():
+    def broken():
+        raise OSError("no map file")
+
+    with pytest.raises(OSError, match="no map file") as caught:
+        make(broken)
+    (note,) = caught.value.__notes__
+    assert "the factory of environment 'team/thing-v0'; 'marl-tr check-env team/thing-v0' looks for the cause" in note
+
+
+def test_what_the_first_reset_raises_names_the_environment_and_the_next_step():
+    class NoStart(Counter):
+        def reset(self, **kwargs):
+            raise KeyError("map")
+
+    with pytest.raises(KeyError) as caught:
+        make(NoStart)
+    assert (
+        "environment 'team/thing-v0', at its first reset; 'marl-tr check-env team/thing-v0'"
+        in caught.value.__notes__[0]
+    )
+
+
+def test_copies_that_are_rebuilt_forget_what_outlives_a_reset():
+    first = make(OutlivesReset, num_envs=2, rebuild=True)
+    played = [step_digest(step) for step in _play(first, 40)]
+    again = make(OutlivesReset, num_envs=2, rebuild=True)
+    again.load_state_dict(first.state_dict())
+    assert [step_digest(s) for s in _go_on(first, 20)] == [step_digest(s) for s in _go_on(again, 20)]
+    assert [step_digest(step) for step in _play(again, 40)] == played
+    kept = make(OutlivesReset, num_envs=2)
+    _play(kept, 40)
+    with pytest.raises(ReplayMismatch, match=r"episode 3: the reset observation differs.*env\.rebuild"):
+        make(OutlivesReset, num_envs=2).load_state_dict(kept.state_dict())
+
+
+def _play(env, steps):
+    return [env.reset(3), *_go_on(env, steps)]
+
+
+def _go_on(env, steps):
+    generator = np.random.default_rng(0)
+    return [env.step(random_actions(env.spec, generator)) for _ in range(steps)]

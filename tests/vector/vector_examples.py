@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from pettingzoo import ParallelEnv
+from pettingzoo import AECEnv, ParallelEnv
 
 
 class Walkers(ParallelEnv):
@@ -274,3 +274,239 @@ class Counter(gymnasium.Env):
     def step(self, action: Any) -> Any:
         self.count += int(action)
         return self.count, float(action), self.count == self.limit, False, {}
+
+
+class NeverRemoved(Walkers):
+    """``walker_1`` ends at step 3, and stays in ``agents``."""
+
+    def step(self, actions: dict[str, Any]) -> Any:
+        answer = super().step(actions)
+        if self.t == 3:
+            answer[2]["walker_1"] = True
+        return answer
+
+
+class Respawns(Walkers):
+    """Every walker may die at any step, and comes back two steps later at a place of its own; somebody always lives."""
+
+    def __init__(self, walkers: int = 3, horizon: int = 25) -> None:
+        super().__init__(walkers=walkers, horizon=horizon, death=0.3)
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self.back: dict[str, int] = {}
+        return super().reset(seed, options)
+
+    def step(self, actions: dict[str, Any]) -> Any:
+        before = self.agents
+        observations, rewards, dead, late, infos = super().step(actions)
+        if not self.agents and not any(late.values()):  # spare one
+            spared = min(before)
+            dead[spared], self.agents = False, [spared]
+        if not any(late.values()):
+            self.back |= {agent: self.t + 2 for agent in before if dead[agent]}
+            for agent in [name for name, when in self.back.items() if when == self.t]:
+                del self.back[agent]
+                self.position[agent] = 50 + self.draw()
+                self.agents = [*self.agents, agent]
+                observations |= self.observe([agent])
+                infos[agent] = {}
+        return observations, rewards, dead, late, infos
+
+
+class Clerk(gymnasium.Env):
+    """Dict observations of every kind, an action of every kind; remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.observation_space = spaces.Dict(
+            {
+                "camera": spaces.Box(0, 255, (2, 4, 3), np.uint8),
+                "desk": spaces.Tuple((spaces.Discrete(3, start=5), spaces.MultiBinary(4))),
+                "pos": spaces.Dict({"x": spaces.Box(-9, 9, (), np.float64), "grid": spaces.MultiDiscrete([2, 3])}),
+                "table": spaces.Box(-1, 1, (5, 2), np.float32),
+                "doors": spaces.Box(0, 1, (2,), np.bool_),
+            }
+        )
+        self.action_space = spaces.Tuple(
+            (
+                spaces.Box(-1, 1, (2,), np.float64),
+                spaces.Dict({"stamp": spaces.Discrete(3, start=-1), "lamps": spaces.MultiBinary((2, 2))}),
+                spaces.Box(-2, 3, (2,), np.int8),
+            )
+        )
+        self.given: list[Any] = []
+        self.seen: list[Any] = []
+
+    def _observe(self) -> Any:
+        self.observation_space.seed(int(self.np_random.integers(2**31)))
+        self.seen.append(self.observation_space.sample())
+        return self.seen[-1]
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.t = 0
+        return self._observe(), {}
+
+    def step(self, action: Any) -> Any:
+        assert self.action_space.contains(action)
+        self.given.append(action)
+        self.t += 1
+        return self._observe(), float(action[0][0] + action[1]["stamp"]), False, self.t == 9, {}
+
+
+class Vault(ParallelEnv):
+    """Masks in infos for two kinds of agents with different spaces; asserts that only allowed choices are made.
+
+    The dialler turns two wheels, each blocked at one place drawn anew each step; the lookouts choose one of four doors,
+    of which a random set is open. Observations carry no mask.
+    """
+
+    metadata = {"name": "vault_v0"}  # noqa: RUF012
+
+    def __init__(self, horizon: int = 15, tuples: bool = True) -> None:
+        self.possible_agents = ["dialler", "lookout_0", "lookout_1"]
+        self.agents: list[str] = []
+        self.horizon = horizon
+        self.tuples = tuples
+        self.np_random = np.random.default_rng()
+        self.observation_spaces = {agent: spaces.Box(0, 99, (1,), np.float32) for agent in self.possible_agents}
+        doors = spaces.Discrete(4, start=10)
+        self.action_spaces = {"dialler": spaces.MultiDiscrete([3, 5]), "lookout_0": doors, "lookout_1": doors}
+
+    def observation_space(self, agent: str) -> spaces.Space[Any]:
+        return self.observation_spaces[agent]
+
+    def action_space(self, agent: str) -> spaces.Space[Any]:
+        return self.action_spaces[agent]
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        if seed is not None:
+            self.np_random = np.random.default_rng(seed)
+        self.agents, self.t = self.possible_agents[:], 0
+        return self._observe(), self._infos()
+
+    def _observe(self) -> dict[str, Any]:
+        return {agent: np.float32([self.t]) for agent in self.possible_agents}
+
+    def _infos(self) -> dict[str, Any]:
+        wheels = tuple(np.ones(n, np.int8) for n in (3, 5))
+        for wheel in wheels:
+            wheel[self.np_random.integers(wheel.size)] = 0
+        self.masks: dict[str, Any] = {"dialler": wheels}
+        for agent in ("lookout_0", "lookout_1"):
+            doors = (self.np_random.random(4) < 0.5).astype(np.int8)
+            doors[self.np_random.integers(4)] = 1
+            self.masks[agent] = doors
+        given = {agent: {"action_mask": self.mask_given(agent)} for agent in self.possible_agents}
+        return given
+
+    def mask_given(self, agent: str) -> Any:
+        mask = self.masks[agent]
+        return np.concatenate(mask) if isinstance(mask, tuple) and not self.tuples else mask
+
+    def step(self, actions: dict[str, Any]) -> Any:
+        for wheel, choice in zip(self.masks["dialler"], actions["dialler"], strict=True):
+            assert wheel[choice], "a blocked place"
+        for agent in ("lookout_0", "lookout_1"):
+            assert self.masks[agent][actions[agent] - 10], "a closed door"
+        self.t += 1
+        late = dict.fromkeys(self.possible_agents, self.t >= self.horizon)
+        rewards = {agent: float(self.np_random.random()) for agent in self.possible_agents}
+        self.agents = [] if self.t >= self.horizon else self.agents
+        return self._observe(), rewards, dict.fromkeys(self.possible_agents, False), late, self._infos()
+
+
+class Auction(AECEnv):
+    """Turns with spaces of their own: a seller names a price, then bidders answer in turn; some leave, late ones join.
+
+    Everybody is paid at the end of a round, and a bidder at its own move too. A bidder that passes twice in a row
+    leaves; ``bidder_2`` joins in the third round. A `blind` auction cannot be observed out of turn.
+    """
+
+    metadata = {"name": "auction_v0"}  # noqa: RUF012
+
+    def __init__(self, rounds: int = 7, blind: bool = False) -> None:
+        super().__init__()
+        self.possible_agents = ["seller", "bidder_0", "bidder_1", "bidder_2"]
+        self.rounds = rounds
+        self.blind = blind
+        self.spaces = {
+            "seller": (spaces.Box(0, 9, (2,), np.float32), spaces.Box(0, 1, (1,), np.float32)),
+            "bidder": (spaces.MultiDiscrete([9, 4]), spaces.Discrete(2)),
+        }
+
+    def observation_space(self, agent: str) -> spaces.Space[Any]:
+        return self.spaces[agent.split("_")[0]][0]
+
+    def action_space(self, agent: str) -> spaces.Space[Any]:
+        return self.spaces[agent.split("_")[0]][1]
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
+        self.np_random = np.random.default_rng(seed)
+        self.agents = self.possible_agents[:3]
+        self.round, self.price, self.pot = 0, 0.0, 0.0
+        self.passes = dict.fromkeys(self.possible_agents, 0)
+        self.rewards = dict.fromkeys(self.agents, 0.0)
+        self._cumulative_rewards = dict.fromkeys(self.agents, 0.0)
+        self.terminations = dict.fromkeys(self.agents, False)
+        self.truncations = dict.fromkeys(self.agents, False)
+        self.infos: dict[str, Any] = {agent: {} for agent in self.agents}
+        self.queue = self.agents[1:]
+        self.agent_selection = "seller"
+
+    def observe(self, agent: str) -> Any:
+        if self.blind and agent != self.agent_selection:
+            raise KeyError(agent)
+        if agent == "seller":
+            return np.float32([self.price, self.round])
+        return np.array([self.round, self.passes[agent]])
+
+    def step(self, action: Any) -> None:
+        agent = self.agent_selection
+        if self.terminations[agent] or self.truncations[agent]:
+            return self._was_dead_step(action)
+        self._cumulative_rewards[agent] = 0.0
+        self._clear_rewards()
+        if agent == "seller":
+            self.price = float(action[0])
+        else:
+            self.passes[agent] = 0 if action else self.passes[agent] + 1
+            self.rewards[agent] = (1 - self.price) * action + float(self.np_random.normal())
+            self.pot += self.price * action
+        if self.queue:
+            self.agent_selection = self.queue.pop(0)
+        else:
+            self._end_round()
+        self._accumulate_rewards()
+        self._deads_step_first()
+        return None
+
+    def _end_round(self) -> None:
+        self.round += 1
+        for agent in self.agents:
+            self.rewards[agent] += self.pot if agent == "seller" else 0.25 * self.pot
+        self.pot = 0.0
+        for agent in self.agents[1:]:
+            self.terminations[agent] = self.passes[agent] >= 2
+        if self.round == 3:
+            self.agents.append("bidder_2")
+            for book, start in ((self.rewards, 0.0), (self._cumulative_rewards, 0.0), (self.infos, {})):
+                book["bidder_2"] = start
+            self.terminations["bidder_2"] = self.truncations["bidder_2"] = False
+        if self.round == self.rounds:
+            self.truncations = dict.fromkeys(self.agents, True)
+        self.queue = [agent for agent in self.agents[1:] if not self.terminations[agent]]
+        self.agent_selection = "seller"
+
+
+class KeepsNoCount(Auction):
+    """Replaces what ``last()`` reports at the end of a round and never sets it to zero, as ``parallel_to_aec`` does."""
+
+    def _accumulate_rewards(self) -> None:
+        if self.agent_selection == "seller":
+            self._cumulative_rewards = {agent: self.rewards[agent] for agent in self.agents}
+
+    def step(self, action: Any) -> None:
+        agent, kept, before = self.agent_selection, self._cumulative_rewards[self.agent_selection], self.round
+        super().step(action)
+        if action is not None and self.round == before:
+            self._cumulative_rewards[agent] = kept
