@@ -74,9 +74,7 @@ class Book:
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, Lock()
-        self.kept: dict[str, dict[str, Any]] = {"runs": {}, "resumed": {}}
-        if path.is_file():
-            self.kept |= json.loads(path.read_text())
+        self.kept = self._read()
 
     def fill(self, section: str, names: Sequence[str], measure: Callable[[str], dict[str, Any]], *, jobs: int) -> None:
         """Measure what is missing."""
@@ -87,6 +85,8 @@ class Book:
             row |= {"load": [round(load, 1), round(os.getloadavg()[0], 1)], "date": f"{datetime.now(UTC):%Y-%m-%d}"}
             row |= {"commit": _commit(), "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
             with self._lock:
+                # Another process may have added to the file.
+                self.kept = self._read()
                 self.kept[section][name] = row
                 ordered = {part: dict(sorted(rows.items())) for part, rows in self.kept.items()}
                 self._path.write_text(json.dumps(ordered, indent=1) + "\n")
@@ -94,6 +94,10 @@ class Book:
 
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(one, [name for name in names if name not in self.kept[section]]))
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        kept: dict[str, dict[str, Any]] = {"runs": {}, "resumed": {}}
+        return kept | (json.loads(self._path.read_text()) if self._path.is_file() else {})
 
 
 def trained(name: str, runs: Path) -> dict[str, Any]:
