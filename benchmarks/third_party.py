@@ -80,6 +80,8 @@ class Book:
         """Measure what is missing."""
 
         def one(name: str) -> None:
+            if name in self._read()[section]:
+                return
             load = os.getloadavg()[0]
             row = measure(name)
             row |= {"load": [round(load, 1), round(os.getloadavg()[0], 1)], "date": f"{datetime.now(UTC):%Y-%m-%d}"}
@@ -93,7 +95,7 @@ class Book:
             print(f"{section} {name}: {row['wall_s']:.0f} s, {row['cpu_s']:.0f} CPU s", flush=True)
 
         with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(one, [name for name in names if name not in self.kept[section]]))
+            list(pool.map(one, names))
 
     def _read(self) -> dict[str, dict[str, Any]]:
         kept: dict[str, dict[str, Any]] = {"runs": {}, "resumed": {}}

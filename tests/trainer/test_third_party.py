@@ -23,14 +23,18 @@ SCENARIOS = {
     "simple_spread": (("mpe2",), 1),
     "reference": (("mpe2",), 1),
     "world_comm": (("mpe2",), 1),
-    "zombies": (("pygame", "pymunk"), 2),
+    "zombies": (("pygame",), 2),
     "connect_four": (("pygame",), 1),
 }
+
+STEPPING = {"reference", "world_comm", "zombies", "connect_four"}
 
 
 def trainer(name: str, *overrides: str) -> tuple[Trainer, list[Any]]:
     lines: list[Any] = []
-    small = ["env.num_envs=3", "trainer.rollout_steps=24"]
+    small = ["env.num_envs=2", "trainer.rollout_steps=12", "critic.hidden=[8]"]
+    small += ["optimizer.epochs=1"] if name in STEPPING else []
+    small += [f"agents.{entry}.hidden=[8]" for entry in range(SCENARIOS[name][1])]
     made = Trainer(load_scenario(name, [*small, *overrides]))
     made.audit = lines.append
     made.start()
