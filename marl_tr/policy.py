@@ -79,10 +79,10 @@ class PolicyBatch:
     """A rollout as one set of learners sees it.
 
     Attributes:
-        observation: ``{leaf: [L, T, N, D]}``.
+        observation: ``{leaf: [L, T, N, D]}``, masks included.
         record: ``{leaf: [L, T, N, ...]}``, the raw actions.
         memory: ``[L, N, H]`` at the first step, or None.
-        starts: ``[L, T, N]`` bool: an episode begins at this step (memory is zero there).
+        starts: ``[L, T, N]`` bool: an episode, or the agent's life in it, begins at this step (memory is zero there).
         mask: ``[L, T, N]`` bool: the agent was alive and to move.
         chain: ``[L, T, N, k]`` int64, which steps of the policy's own chain are scored; None: all ``K``.
     """
@@ -193,7 +193,10 @@ class Policy(Protocol):
         *,
         mode: bool = False,
     ) -> Action:
-        """Decide for observations ``{leaf: [L, N, D]}``; `mode` takes the law's mode in place of a sample."""
+        """Decide for observations ``{leaf: [L, N, D]}``; `mode` takes the law's mode in place of a sample.
+
+        Rows of who is not alive, or not to move, are decided as well, and the environment ignores them.
+        """
         ...
 
     def evaluate(self, parameters: Parameters, batch: PolicyBatch) -> Evaluation:

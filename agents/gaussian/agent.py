@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from gymnasium import spaces
 from torch import Tensor
 from torch.func import functional_call
 
 from marl_tr.agents.gaussian.config import GaussianConfig
 from marl_tr.agents.gaussian.network import ActorNetwork, FlatEncoder, ObservationEncoder
+from marl_tr.errors import UserError
 from marl_tr.nn.distributions import ProductLaw
 from marl_tr.nn.heads import ProductHead, make_head
 from marl_tr.policy import Action, Capability, Evaluation, Parameters, PolicyBatch, Rows
@@ -22,6 +24,9 @@ __all__ = ["ExplicitPolicy", "make"]
 class ExplicitPolicy:
     """Decentralised actors of one team, each seeing its own observation only.
 
+    Masks (`GroupSpec.masks`) are no inputs of the network: they make the law, in which a forbidden choice has
+    probability 0, when it acts and whenever it is evaluated.
+
     Args:
         config: Network and law.
         group: The agents' spaces.
@@ -29,6 +34,9 @@ class ExplicitPolicy:
         generator: Source of the networks' start.
         device: Where the networks live.
         encoder: Makes the network's `ObservationEncoder`, called as `FlatEncoder` is.
+
+    Raises:
+        UserError: A mask does not fit the choices that it is of.
     """
 
     capabilities = frozenset({Capability.LOG_PROB, Capability.KL})
@@ -51,6 +59,8 @@ class ExplicitPolicy:
                 for leaf, space in group.action.items()
             }
         )
+        self._masks = dict(group.masks)
+        _check_masks(group, self.head)
         self.recurrent = config.network == "gru"
         self.observes = config.normalise_observation
         self.module = ActorNetwork(
@@ -84,7 +94,7 @@ class ExplicitPolicy:
         first = next(iter(now.values()))
         starts = torch.zeros(first.shape[:3], dtype=torch.bool, device=first.device)
         outputs, extra, memory = self.module(now, memory, starts)
-        law = self.head.law(outputs, extra)
+        law = self.head.law(outputs, extra, self._allowed(now))
         raw = law.mode() if mode else law.sample(generator)
         record = {leaf: x[:, 0] for leaf, x in raw.items()}
         return Action(env=self.head.env_action(record), record=record, memory=memory)
@@ -128,7 +138,27 @@ class ExplicitPolicy:
     def _law(self, parameters: Parameters, batch: PolicyBatch) -> ProductLaw:
         arguments = (batch.observation, batch.memory, batch.starts)
         outputs, extra, _ = functional_call(self.module, parameters, arguments)
-        return self.head.law(outputs, extra)
+        return self.head.law(outputs, extra, self._allowed(batch.observation))
+
+    def _allowed(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Which choices each masked action leaf has, ``[L, T, N, choices]`` bool."""
+        return {leaf: observation[seen] != 0 for leaf, seen in self._masks.items()}
+
+
+def _check_masks(group: GroupSpec, head: ProductHead) -> None:
+    for leaf, seen in group.masks.items():
+        if leaf not in group.action or seen not in group.observation:
+            raise UserError(f"group {group.name!r}: masks name {leaf!r}: {seen!r}, and no such leaves are there")
+        space, choices = group.action[leaf], head.heads[leaf].size
+        if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+            raise UserError(f"group {group.name!r}: a mask forbids choices, and action {leaf!r} is {space}")
+        if group.observation[seen].shape != (choices,):
+            raise UserError(
+                f"group {group.name!r}: action {leaf!r} has {choices} choices, and its mask {seen!r} the shape "
+                f"{group.observation[seen].shape}"
+            )
+    if not group.features:
+        raise UserError(f"group {group.name!r}: it observes masks alone; policies need something else to decide by")
 
 
 def make(

@@ -15,11 +15,11 @@ from marl_tr.nn.normaliser import InputNormaliser
 from marl_tr.nn.stacked import Activation, StackedGRUCell, StackedLinear, StackedMLP
 from marl_tr.vector.contract import GroupSpec
 
-__all__ = ["ActorNetwork", "EncoderSettings", "FlatEncoder", "ObservationEncoder"]
+__all__ = ["ActorNetwork", "EncoderSettings", "FlatEncoder", "ObservationEncoder", "side_by_side"]
 
 
 class ObservationEncoder(Protocol):
-    """From observations to features; an `nn.Module`.
+    """From observations to features; an `nn.Module`. It sees `GroupSpec.features`: masks are the head's.
 
     Attributes:
         width: Features it gives.
@@ -56,19 +56,19 @@ class EncoderSettings(Protocol):
 
 
 class FlatEncoder(nn.Module):
-    """All leaves side by side through an MLP.
+    """All leaves but masks side by side through an MLP.
 
     Args:
         config: Widths, activation, input statistics.
-        group: The observation's leaves.
+        group: The observation's leaves, of any number of axes and of any kind of number.
         rows: Learners ``L``.
         generator: Source of the start.
     """
 
     def __init__(self, config: EncoderSettings, group: GroupSpec, *, rows: int, generator: torch.Generator) -> None:
         super().__init__()
-        self._ranks = {leaf: len(space.shape or ()) for leaf, space in group.observation.items()}
-        features = sum(int(np.prod(space.shape or ())) for space in group.observation.values())
+        self._ranks = {leaf: len(space.shape or ()) for leaf, space in group.features.items()}
+        features = sum(int(np.prod(space.shape or ())) for space in group.features.values())
         self.width = config.hidden[-1]
         self.normaliser = InputNormaliser(features) if config.normalise_observation else None
         self.body = StackedMLP(
@@ -88,10 +88,23 @@ class FlatEncoder(nn.Module):
             self.normaliser.adopt() if first else self.normaliser.apply_update(self.body.first)
 
     def _beside(self, observation: Mapping[str, Tensor]) -> Tensor:
-        parts = [
-            observation[leaf].flatten(-rank) if rank > 1 else observation[leaf] for leaf, rank in self._ranks.items()
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        return side_by_side(observation, self._ranks, self.body.first.weight.dtype)
+
+
+def side_by_side(observation: Mapping[str, Tensor], ranks: Mapping[str, int], dtype: torch.dtype) -> Tensor:
+    """Leaves flat and side by side, ``[..., D]``; whole numbers (pixels, flags) become `dtype`.
+
+    Args:
+        observation: ``{leaf: [..., *shape]}``.
+        ranks: How many axes the shape of each leaf that is wanted has.
+        dtype: Of the network.
+    """
+    parts = []
+    for leaf, rank in ranks.items():
+        x = observation[leaf]
+        x = x if x.is_floating_point() else x.to(dtype)
+        parts.append(x if rank == 1 else x.unsqueeze(-1) if rank == 0 else x.flatten(-rank))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 class ActorNetwork(nn.Module):

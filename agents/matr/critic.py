@@ -78,7 +78,7 @@ class GraphRecurrentEncoder:
 
     def _adjacency(self, inputs: CriticInputs) -> Tensor:
         """``[T, E, A, A]`` bool: the environment's graph, complete where it has none, or self-loops alone."""
-        steps, environments = inputs.starts.shape
+        steps, environments, _ = inputs.starts.shape
         own = torch.eye(self._agents, dtype=torch.bool, device=inputs.starts.device)
         if not self._graph:
             return own.expand(steps, environments, -1, -1)
@@ -100,11 +100,13 @@ class _GraphRecurrentNetwork(nn.Module):
         width = config.width
         self._groups = tuple((group.name, len(group.agents)) for group in spec.groups)
         agents = len(spec.agents)
+        self._turns = spec.turns
         self.embeddings = NamedModules({})
         for group in spec.groups:
-            observed = sum(int(np.prod(space.shape or ())) for space in group.observation.values())
+            observed = sum(int(np.prod(space.shape or ())) for space in group.features.values())
             acted = ProductHead({leaf: make_head(space) for leaf, space in group.action.items()}).encoded_size
-            self.embeddings[group.name] = StackedLinear(1, observed + acted + agents, width, generator=generator)
+            features = observed + acted + agents + spec.turns
+            self.embeddings[group.name] = StackedLinear(1, features, width, generator=generator)
         self.norm = nn.LayerNorm(width)
         self.layers = nn.ModuleList(
             _attention(config, width=width, edge_features=edge_features, generator=generator)
@@ -135,7 +137,7 @@ class _GraphRecurrentNetwork(nn.Module):
             outputs, _ = self.cell.sequence(
                 joined.reshape(1, steps, environments * agents, -1),
                 inputs.memory.reshape(1, environments * agents, -1),
-                inputs.starts.repeat_interleave(agents, dim=1),
+                inputs.starts.flatten(1),
             )
             hidden = outputs.reshape(steps, environments, agents, -1)
             memories = hidden
@@ -143,7 +145,10 @@ class _GraphRecurrentNetwork(nn.Module):
         return values.squeeze(-1), memories, weights
 
     def _embed(self, inputs: CriticInputs) -> Tensor:
-        """``W_e [o_u ; previous action ; one-hot u]``, group after group: ``[T, E, A, width]``."""
+        """``W_e [o_u ; previous action ; one-hot u]``, group after group: ``[T, E, A, width]``.
+
+        Where agents take turns whether u is to move is a further feature.
+        """
         parts = []
         start = 0
         for name, count in self._groups:
@@ -151,6 +156,8 @@ class _GraphRecurrentNetwork(nn.Module):
             one_hot = self.identity[start : start + count].to(observation.dtype)
             one_hot = one_hot.expand(*observation.shape[:-1], -1)
             x = torch.cat([observation, inputs.previous_action[name], one_hot], -1)
+            if self._turns:
+                x = torch.cat([x, inputs.acting[:, :, start : start + count].unsqueeze(-1)], -1)
             parts.append(self.embeddings[name](x.unsqueeze(0)).squeeze(0))
             start += count
         return torch.cat(parts, 2)

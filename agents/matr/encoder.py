@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
+from marl_tr.agents.gaussian.network import side_by_side
 from marl_tr.agents.matr.config import MatrConfig
 from marl_tr.errors import UserError
 from marl_tr.nn.named import NamedModules
@@ -25,7 +26,8 @@ __all__ = ["EntityEncoder"]
 
 
 class EntityEncoder(nn.Module):
-    """Own features (leaves of one axis) attend to entities (leaves of two axes ``[n, F]``, a row an entity).
+    """Own features attend to entities: leaves of two axes ``[n, F]``, a row an entity. All other leaves but masks are
+    own features, side by side.
 
     A row of zeros is an entity that is not seen: it gets no attention. Each kind of entity is pooled with additive
     attention weights ``softmax_j LeakyReLU(a_s . h_i + a_t . h_j)``, several heads (Velickovic et al., arXiv
@@ -38,13 +40,13 @@ class EntityEncoder(nn.Module):
         generator: Source of the start.
 
     Raises:
-        UserError: No leaf has two axes, or none has one.
+        UserError: No leaf has two axes, or all have.
     """
 
     def __init__(self, config: MatrConfig, group: GroupSpec, *, rows: int, generator: torch.Generator) -> None:
         super().__init__()
-        shapes = {leaf: tuple(space.shape or ()) for leaf, space in group.observation.items()}
-        self._own = tuple(leaf for leaf, shape in shapes.items() if len(shape) == 1)
+        shapes = {leaf: tuple(space.shape or ()) for leaf, space in group.features.items()}
+        self._own = {leaf: len(shape) for leaf, shape in shapes.items() if len(shape) != 2}
         self._kinds = tuple(leaf for leaf, shape in shapes.items() if len(shape) == 2)
         if not self._kinds or not self._own:
             raise UserError(
@@ -55,7 +57,7 @@ class EntityEncoder(nn.Module):
         self.width = config.hidden[-1]
         self._heads = config.entity_heads
         width = config.entity_width
-        sizes = {"own": int(np.sum([shapes[leaf][0] for leaf in self._own])), **{k: shapes[k][1] for k in self._kinds}}
+        sizes = {"own": sum(int(np.prod(shapes[leaf])) for leaf in self._own), **{k: shapes[k][1] for k in self._kinds}}
         activation = config.activation
         self.embed = NamedModules(
             {
@@ -77,21 +79,26 @@ class EntityEncoder(nn.Module):
 
     def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
         """``{leaf: [L, T, N, ...]}`` to ``[L, T, N, width]``."""
-        own = self._embed("own", torch.cat([observation[leaf] for leaf in self._own], -1))
-        pooled = [self._attend(kind, own, observation[kind]) for kind in self._kinds]
+        own = self._embed("own", self._inputs("own", observation))
+        pooled = [self._attend(kind, own, self._inputs(kind, observation)) for kind in self._kinds]
         features: Tensor = self.body(torch.cat([own, *pooled], -1))
         return features
 
     def observe(self, observation: Mapping[str, Tensor], mask: Tensor, *, first: bool) -> None:
         """See `marl_tr.agents.gaussian.network.ObservationEncoder`; unseen entities do not count."""
         for name, normaliser in self.normalisers.items():
-            x = torch.cat([observation[leaf] for leaf in self._own], -1) if name == "own" else observation[name]
+            x = self._inputs(name, observation)
             taken = mask if name == "own" else mask.unsqueeze(-1) & _seen(x)
             embed = self.embed[name]
             assert isinstance(normaliser, InputNormaliser)
             assert isinstance(embed, StackedMLP)
             normaliser.update(x, taken)
             normaliser.adopt() if first else normaliser.apply_update(embed.first)
+
+    def _inputs(self, name: str, observation: Mapping[str, Tensor]) -> Tensor:
+        """Own features ``[..., D]``, or the entities of a kind ``[..., n, F]``."""
+        ranks = self._own if name == "own" else {name: 1}
+        return side_by_side(observation, ranks, self.body.first.weight.dtype)
 
     def _embed(self, name: str, x: Tensor) -> Tensor:
         embedded: Tensor = self.embed[name](self.normalisers[name](x) if name in self.normalisers else x)

@@ -14,9 +14,9 @@ from marl_tr.critic.fit import FitReport, make_fit
 from marl_tr.critic.inputs import CriticInputs, bootstrap_inputs, rollout_inputs
 from marl_tr.nn.normaliser import ValueNormaliser
 from marl_tr.nn.stacked import StackedLinear
-from marl_tr.rollout.container import Rollout
+from marl_tr.rollout.container import Bootstrap, Rollout
 
-__all__ = ["VALUE_GAIN", "Critic", "Encoder", "Encoding", "Values"]
+__all__ = ["VALUE_GAIN", "Critic", "Encoder", "Encoding", "Values", "following"]
 
 VALUE_GAIN = 0.01
 """Orthogonal gain of value heads at the start: values begin near zero whatever the rewards' unit. (From gain 1,
@@ -72,12 +72,29 @@ class Values:
     Attributes:
         value: ``[T, E, A]``, in reward units, of the observation before each decision.
         next_value: ``[T, E, A]``, of what followed, final observations included.
+        beyond: ``[M, A]``, of what followed the cuts of the rollout's bootstrap.
         inputs: What the critic saw, for the fit.
     """
 
     value: Tensor
     next_value: Tensor
+    beyond: Tensor
     inputs: CriticInputs
+
+
+def following(value: Tensor, beyond: Tensor, cut: Bootstrap) -> Tensor:
+    """The values ``[T, E, A]`` of what followed each step: those of the next, and beyond cuts those of `cut`.
+
+    Args:
+        value: ``[T, E, A]``, before each decision.
+        beyond: ``[M, A]``, at the moments of `cut`.
+        cut: Where trajectories were cut. Agent by agent: one moment of an environment can have an entry for who was
+            cut and one for who goes on.
+    """
+    after = torch.cat([value[1:], torch.zeros_like(value[:1])])
+    moment, agent = cut.agents.nonzero(as_tuple=True)
+    after[cut.time[moment], cut.env[moment], agent] = beyond[moment, agent]
+    return after
 
 
 class Critic:
@@ -106,16 +123,12 @@ class Critic:
         inputs = rollout_inputs(rollout, self._memory)
         encoding = self.encoder.encode(None, inputs)
         value = self._denormalise(encoding.values)
-        cut = rollout.bootstrap
-        beyond = self.encoder.encode(None, bootstrap_inputs(rollout, encoding.memories)).values[0]
-        next_value = torch.cat([value[1:], torch.zeros_like(value[:1])])
-        # Agent by agent: one moment of an environment can have an entry for who was cut and one for who goes on.
-        moment, agent = cut.agents.nonzero(as_tuple=True)
-        next_value[cut.time[moment], cut.env[moment], agent] = self._denormalise(beyond)[moment, agent]
+        beyond = self._denormalise(self.encoder.encode(None, bootstrap_inputs(rollout, encoding.memories)).values[0])
         if encoding.memories is not None:
             ended = rollout.done[-1][:, None, None]
             self._memory = torch.where(ended, 0, encoding.memories[-1])
-        return Values(value=value, next_value=next_value, inputs=inputs)
+        next_value = following(value, beyond, rollout.bootstrap)
+        return Values(value=value, next_value=next_value, beyond=beyond, inputs=inputs)
 
     def fit(self, values: Values, target: Tensor, alive: Tensor) -> FitReport:
         """Fit to `target` ``[T, E, A]`` (reward units) where `alive`; value units move afterwards, values stay.

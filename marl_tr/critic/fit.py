@@ -244,11 +244,15 @@ class TrustRegionFit:
     ) -> Any:
         """``v -> H v`` with ``H = mean j j^T / sigma_u^2`` on a random subsample of windows."""
         length = min(self._config.window, len(inputs.starts)) if memories is not None else 1
-        windows = inputs.windows(length, memories)
-        count = max(1, round(self._config.subsample * windows.starts.shape[1]))
-        index = torch.randperm(windows.starts.shape[1], generator=generator)[:count].sort().values
-        part = windows.environments(index.to(error.old.device)).to(torch.float64)
-        alive = cut_windows(error.alive, length)[:, index.to(error.old.device)]
+        windows, living = inputs.windows(length, memories), cut_windows(error.alive, length)
+        # Windows in which nobody lives say nothing; where all are such, any will do.
+        inhabited = living.any(-1).any(0).nonzero().flatten()
+        inhabited = inhabited if len(inhabited) else torch.arange(living.shape[1], device=living.device)
+        count = max(1, round(self._config.subsample * len(inhabited)))
+        chosen = torch.randperm(len(inhabited), generator=generator)[:count].sort().values
+        index = inhabited[chosen.to(inhabited.device)]
+        part = windows.environments(index).to(torch.float64)
+        alive = living[:, index]
         weight = alive.double() / error.variance.double() / alive.sum().clamp_min(1)
         matvec, _ = gauss_newton_matvec(
             lambda p: (self._encoder.encode(p, part).values,),

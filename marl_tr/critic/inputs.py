@@ -18,11 +18,13 @@ class CriticInputs:
     """A batch of sequences for a critic.
 
     Attributes:
-        observation: ``{group: [T, E, A, D]}``, leaves side by side; zero for the dead.
-        previous_action: ``{group: [T, E, A, D]}``, encoded; zero for the dead, whose policies act on all the same.
+        observation: ``{group: [T, E, A, D]}``, leaves side by side; zero for the dead. Without masks: what is allowed
+            follows from what is seen, and an encoding of all choices would be wider than all else.
+        previous_action: ``{group: [T, E, A, D]}``, encoded; zero for the dead, and for who was not to move.
         state: ``{leaf: [T, E, ...]}``.
         alive: ``[T, E, A]`` bool, agents of all groups.
-        starts: ``[T, E]`` bool, memory is zero there.
+        acting: ``[T, E, A]``, 1 for who is to move and 0 for who is not; see `Bootstrap.acting`.
+        starts: ``[T, E, A]`` bool, whose life begins: memory is zero there.
         memory: ``[E, A, H]`` before the first step, or None.
     """
 
@@ -30,6 +32,7 @@ class CriticInputs:
     previous_action: dict[str, Tensor]
     state: dict[str, Tensor]
     alive: Tensor
+    acting: Tensor
     starts: Tensor
     memory: Tensor | None
 
@@ -40,6 +43,7 @@ class CriticInputs:
             previous_action={name: x[:, index] for name, x in self.previous_action.items()},
             state={name: x[:, index] for name, x in self.state.items()},
             alive=self.alive[:, index],
+            acting=self.acting[:, index],
             starts=self.starts[:, index],
             memory=None if self.memory is None else self.memory[index],
         )
@@ -65,6 +69,7 @@ class CriticInputs:
             previous_action={name: cut(x) for name, x in self.previous_action.items()},
             state={name: cut(x) for name, x in self.state.items()},
             alive=cut(self.alive),
+            acting=cut(self.acting),
             starts=cut(self.starts),
             memory=memory,
         )
@@ -76,6 +81,7 @@ class CriticInputs:
             previous_action={name: x.to(dtype) for name, x in self.previous_action.items()},
             state={name: x.to(dtype) for name, x in self.state.items()},
             alive=self.alive,
+            acting=self.acting.to(dtype),
             starts=self.starts,
             memory=None if self.memory is None else self.memory.to(dtype),
         )
@@ -84,11 +90,12 @@ class CriticInputs:
 def rollout_inputs(rollout: Rollout, memory: Tensor | None) -> CriticInputs:
     """The critic's view of a rollout; `memory` ``[E, A, H]`` is what it remembers at the first step."""
     return CriticInputs(
-        observation={name: _beside(g.observation, 3) * g.alive.unsqueeze(-1) for name, g in rollout.groups.items()},
+        observation={name: _beside(g.features, 3) * g.alive.unsqueeze(-1) for name, g in rollout.groups.items()},
         previous_action={name: g.previous_action * g.alive.unsqueeze(-1) for name, g in rollout.groups.items()},
         state={name: x.float() for name, x in rollout.state.items()},
         alive=torch.cat([g.alive for g in rollout.groups.values()], -1),
-        starts=rollout.starts,
+        acting=torch.cat([g.acting for g in rollout.groups.values()], -1).float(),
+        starts=torch.cat([g.starts for g in rollout.groups.values()], -1),
         memory=memory,
     )
 
@@ -110,7 +117,8 @@ def bootstrap_inputs(rollout: Rollout, memories: Tensor | None) -> CriticInputs:
         },
         state={name: x.float().unsqueeze(0) for name, x in cut.state.items()},
         alive=cut.living.unsqueeze(0),
-        starts=torch.zeros(1, len(cut.time), dtype=torch.bool, device=cut.time.device),
+        acting=cut.acting.unsqueeze(0),
+        starts=cut.starts.unsqueeze(0),
         memory=None if memories is None else memories[cut.time, cut.env],
     )
 
@@ -124,5 +132,5 @@ def cut_windows(x: Tensor, length: int) -> Tensor:
 
 def _beside(leaves: Mapping[str, Tensor], lead: int) -> Tensor:
     """All leaves ``[T, E, A, ...]`` (or ``[M, A, ...]``) flat and side by side."""
-    parts = [x.float().flatten(lead) if x.dim() > lead + 1 else x.float() for x in leaves.values()]
+    parts = [x.float().flatten(lead) if x.dim() > lead else x.float().unsqueeze(-1) for x in leaves.values()]
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)

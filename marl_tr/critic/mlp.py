@@ -27,7 +27,7 @@ class MlpEncoder:
     """Values by MLPs.
 
     Centralized: the global state where there is one, else all observations, to one value an agent. Local: an MLP a
-    group, from an agent's own observation to its own value.
+    group, from an agent's own observation to its own value. Either is shown who is to move where agents take turns.
     """
 
     def __init__(self, config: MlpCriticConfig, spec: EnvSpec, *, generator: torch.Generator) -> None:
@@ -36,16 +36,17 @@ class MlpEncoder:
         self._groups = tuple(group.name for group in spec.groups)
         self._state = tuple(leaf for leaf in spec.state if leaf not in _GRAPH_LEAVES)
         widths = {
-            group.name: sum(int(np.prod(space.shape or ())) for space in group.observation.values())
+            group.name: sum(int(np.prod(space.shape or ())) for space in group.features.values())
             for group in spec.groups
         }
+        self._turns = spec.turns
         if self._local:
-            sizes = {name: (width, 1) for name, width in widths.items()}
+            sizes = {name: (width + spec.turns, 1) for name, width in widths.items()}
         else:
             features = sum(int(np.prod(spec.state[leaf].shape or ())) for leaf in self._state) or sum(
                 widths[group.name] * len(group.agents) for group in spec.groups
             )
-            sizes = {"all": (features, len(spec.agents))}
+            sizes = {"all": (features + spec.turns * len(spec.agents), len(spec.agents))}
         networks = {
             name: StackedMLP(1, [width, *config.hidden, out], "tanh", generator=generator, last_gain=VALUE_GAIN)
             for name, (width, out) in sizes.items()
@@ -70,9 +71,13 @@ class MlpEncoder:
         return Encoding(values=values, memories=None)
 
     def observe(self, inputs: CriticInputs, *, first: bool = False) -> None:
-        """Move the input statistics, values kept (but for the `first` time)."""
+        """Move the input statistics, values kept (but for the `first` time); rows of the dead do not count."""
         assert isinstance(self.module, _Networks)
-        self.module.observe(self._features(inputs), first=first)
+        if self._local:
+            alive = self._by_group(inputs, inputs.alive)
+        else:
+            alive = {"all": inputs.alive.any(-1)}
+        self.module.observe(self._features(inputs), alive, first=first)
 
     def diagnostics(self, inputs: CriticInputs) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Nothing to show."""
@@ -80,13 +85,23 @@ class MlpEncoder:
 
     def _features(self, inputs: CriticInputs) -> dict[str, Tensor]:
         """Inputs of each network, ``[T, E, F]`` or (local) ``[T, E, A, F]``."""
+        if self._local and self._turns:
+            acting = self._by_group(inputs, inputs.acting.unsqueeze(-1))
+            return {name: torch.cat([inputs.observation[name], acting[name]], -1) for name in self._groups}
         if self._local:
             return {name: inputs.observation[name] for name in self._groups}
         if self._state:
             parts = [inputs.state[leaf].flatten(2) for leaf in self._state]
         else:
             parts = [inputs.observation[name].flatten(2) for name in self._groups]
+        if self._turns:
+            parts.append(inputs.acting)
         return {"all": torch.cat(parts, -1)}
+
+    def _by_group(self, inputs: CriticInputs, x: Tensor) -> dict[str, Tensor]:
+        """``[T, E, A, ...]`` of all agents, a part a group."""
+        counts = [inputs.observation[name].shape[2] for name in self._groups]
+        return dict(zip(self._groups, x.split(counts, 2), strict=True))
 
 
 class _Networks(nn.Module):
@@ -106,11 +121,10 @@ class _Networks(nn.Module):
             values[name] = self.networks[name](x.unsqueeze(0)).squeeze(0)
         return values
 
-    def observe(self, features: Mapping[str, Tensor], *, first: bool) -> None:
+    def observe(self, features: Mapping[str, Tensor], alive: Mapping[str, Tensor], *, first: bool) -> None:
         for name, normaliser in self.normalisers.items():
             network = self.networks[name]
             assert isinstance(normaliser, InputNormaliser)
             assert isinstance(network, StackedMLP)
-            x = features[name]
-            normaliser.update(x, torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device))
+            normaliser.update(features[name], alive[name])
             normaliser.adopt() if first else normaliser.apply_update(network.first)

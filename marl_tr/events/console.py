@@ -116,7 +116,9 @@ class ConsoleSink:
 
 
 def _headlines(tag: str) -> bool:
-    """Whether a tag is of an evaluation's returns; an environment's metrics are many, and in the report."""
+    """Whether a tag is of an evaluation's returns or of a match; what an environment measures is in the report."""
+    if tag.startswith("eval/vs_"):
+        return tag.count("/") == 2 or tag.endswith("/won")
     return tag.startswith("eval/") and tag.rpartition("/")[2] in _RETURNS
 
 

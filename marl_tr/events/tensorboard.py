@@ -170,7 +170,8 @@ def layout(
 def scored(scalars: Mapping[str, float]) -> list[str]:
     """The metrics in the tags ``eval/<way of acting>/<metric>``, in their order, each once."""
     parts = (tag.split("/", 2) for tag in scalars)
-    return list(dict.fromkeys(part[2] for part in parts if part[0] == "eval" and len(part) == 3))
+    ways = (part for part in parts if part[0] == "eval" and len(part) == 3 and not part[1].startswith("vs_"))
+    return list(dict.fromkeys(part[2] for part in ways))
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, float | str]:

@@ -47,9 +47,14 @@ class Surrogate:
         return ratio * advantage
 
     def samples(self, turn: Turn) -> Samples:
-        """All of a turn's decisions, single ones where the policy has no memory."""
+        """All of a turn's decisions, single ones where the policy has no memory; then those of the absent and idle are
+        left out, so that minibatches hold equally many of the others."""
         samples = Samples(turn.batch, turn.old.log_prob, turn.advantage)
-        return samples if turn.learners.policy.recurrent else samples.flatten_time()
+        if turn.learners.policy.recurrent:
+            return samples
+        samples = samples.flatten_time()
+        mask = samples.batch.mask
+        return samples if bool(mask.all()) else samples.packed(mask)
 
     def estimate(self, turn: Turn, parameters: Parameters, samples: Samples) -> Estimate:
         """See `marl_tr.region.turn.Objective`."""

@@ -145,14 +145,18 @@ def _fisher(turn: Turn, old: Parameters, *, share: float) -> Any:
 def _subsample(batch: PolicyBatch, share: float, generator: torch.Generator, *, flat: bool) -> PolicyBatch:
     """Some of the batch: whole trajectories of a recurrent policy, else single decisions of all trajectories.
 
+    Only those in which the learner decides something are counted, and drawn: in a turn-based game of two players the
+    other half says nothing of the divergence.
+
     Decisions of one trajectory are alike (the same scene, hardly moved), so that as many decisions spread over all
     trajectories see far more of the divergence than whole trajectories do.
     """
     if flat:
         batch = batch.flatten_time()
-    trajectories = batch.mask.shape[2]
+    deciding = batch.mask.any(1).any(0).nonzero().flatten()
+    trajectories = len(deciding)
     count = max(min(_FEWEST, trajectories), round(share * trajectories))
-    if count < trajectories:
+    if 0 < count < batch.mask.shape[2]:
         index = torch.randperm(trajectories, generator=generator)[:count].sort().values
-        batch = batch.trajectories(index.to(batch.mask.device))
+        batch = batch.trajectories(deciding[index.to(deciding.device)])
     return batch

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from marl_tr.nn.heads import ProductHead, make_head
 from marl_tr.rollout.container import Bootstrap, EpisodeStatistics, GroupRollout, PolicyRecord, Rollout
-from marl_tr.rollout.team import Team, play
+from marl_tr.rollout.lives import Starts, beginnings, everybody
+from marl_tr.rollout.team import Team, forget, play
 from marl_tr.vector.contract import GroupSpec, GroupStep, Step, VectorEnv
 
 __all__ = ["Collector"]
@@ -32,6 +33,7 @@ class _Books:
     results: list[Step] = field(default_factory=list)
     rewards: list[dict[str, NDArray[Any]]] = field(default_factory=list)
     starts: list[NDArray[np.bool_]] = field(default_factory=list)
+    lives: list[Starts] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class _Cut:
     env: int
     agents: NDArray[np.bool_]
     living: NDArray[np.bool_]
+    starts: NDArray[np.bool_]
+    acting: NDArray[np.float32]
     observation: Mapping[str, Mapping[str, NDArray[Any]]]
     state: Mapping[str, NDArray[Any]]
 
@@ -84,6 +88,7 @@ class Collector:
         self._memories: dict[str, Tensor | None] = {}
         self._previous = self._no_actions()
         self._starts: NDArray[np.bool_] = np.ones(env.spec.num_envs, np.bool_)
+        self._lives: Starts = {}
         self._returns = np.zeros((env.spec.num_envs, len(env.spec.agents)))
         self._lengths = np.zeros(env.spec.num_envs, np.int64)
 
@@ -92,6 +97,7 @@ class Collector:
         self._step = self.env.reset(seed)
         self._previous = self._no_actions()
         self._starts[:] = True
+        self._lives = everybody(self._step)
         self._returns[:] = 0
         self._lengths[:] = 0
         self._memories = {team.name: team.policy.initial_memory(self._trajectories(team)) for team in self.teams}
@@ -119,9 +125,11 @@ class Collector:
             books.results.append(result)
             books.rewards.append(learned_rewards(self._step, result, self._reward))
             books.starts.append(self._starts.copy())
+            books.lives.append(self._lives)
             ended.append(self._count(result))
+            self._lives = beginnings(self._step, result)
             self._step, self._starts = result, result.done.copy()
-            self._memories = {team.name: self._forget(team, memories[team.name]) for team in self.teams}
+            self._memories = {team.name: forget(team, memories[team.name], self._lives) for team in self.teams}
         return self._assemble(books, first_memories, ended)
 
     def state_dict(self) -> dict[str, Any]:
@@ -145,6 +153,7 @@ class Collector:
             "memories": dict(self._memories),
             "previous": dict(self._previous),
             "starts": self._starts.copy(),
+            "lives": {name: x.copy() for name, x in self._lives.items()},
             "returns": self._returns.copy(),
             "lengths": self._lengths.copy(),
             "generator": self.generator.get_state(),
@@ -173,6 +182,7 @@ class Collector:
         self._memories = {name: None if m is None else m.to(self._device) for name, m in state["memories"].items()}
         self._previous = {name: x.to(self._device) for name, x in state["previous"].items()}
         self._starts = np.array(state["starts"], np.bool_)
+        self._lives = {name: np.array(x, np.bool_) for name, x in state["lives"].items()}
         self._returns = np.array(state["returns"], np.float64)
         self._lengths = np.array(state["lengths"], np.int64)
         self.generator.set_state(state["generator"])
@@ -191,15 +201,6 @@ class Collector:
     def _trajectories(self, team: Team) -> int:
         copies = self.env.spec.num_envs
         return copies * len(team.index) if team.policy.rows.shared else copies
-
-    def _forget(self, team: Team, memory: Tensor | None) -> Tensor | None:
-        """Zero the memory of trajectories whose episode has just ended."""
-        if memory is None or not self._starts.any():
-            return memory
-        ended = torch.from_numpy(self._starts).to(memory.device)
-        if team.policy.rows.shared:
-            ended = ended.repeat_interleave(len(team.index))
-        return torch.where(ended[None, :, None], torch.zeros_like(memory), memory)
 
     def _count(self, result: Step) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         own = np.concatenate([result.groups[group.name].reward for group in self.env.spec.groups], axis=1)
@@ -252,8 +253,11 @@ class Collector:
         action = self._encoders[group.name].encode(
             {leaf: self._stack([a[group.name][leaf] for a in books.actions]) for leaf in group.action}
         )
-        starts = self._stack(books.starts)[..., None, None]
-        previous = torch.cat([self._previous[group.name][None], action[:-1]]).masked_fill(starts, 0)
+        acting = self._stack([g.acting for g in before])
+        # What a policy says for who is not to move, the environment does not take.
+        action = action.masked_fill(~acting.unsqueeze(-1), 0)
+        starts = self._stack([lives[group.name] for lives in books.lives])
+        previous = torch.cat([self._previous[group.name][None], action[:-1]]).masked_fill(starts.unsqueeze(-1), 0)
         self._previous[group.name] = action[-1]
         return GroupRollout(
             observation={leaf: self._stack([g.observation[leaf] for g in before]) for leaf in group.observation},
@@ -263,36 +267,46 @@ class Collector:
             terminated=self._stack([g.terminated for g in after]),
             truncated=self._stack([g.truncated for g in after]),
             alive=self._stack([g.alive for g in before]),
-            acting=self._stack([g.acting for g in before]),
+            acting=acting,
+            starts=starts,
+            masks=frozenset(group.masks.values()),
         )
 
     def _bootstrap(self, books: _Books) -> Bootstrap:
         """What followed each cut: final observations of ended episodes and of agents truncated alone, and the
         newest observation of those that go on."""
-        cuts = [cut for t, result in enumerate(books.results) for cut in self._cuts(t, books.steps[t], result)]
+        following = [*books.lives[1:], self._lives]
+        cuts = [
+            cut
+            for t, (before, result, starts) in enumerate(zip(books.steps, books.results, following, strict=True))
+            for cut in self._cuts(t, before, result, starts)
+        ]
         last = books.results[-1]
         newest = {name: part.observation for name, part in last.groups.items()}
         # Who was truncated alone in the last step has an entry of its own already.
         goes_on = ~_beside(last, "truncated")
-        alive = _beside(last, "alive")
+        alive, starts = _beside(last, "alive"), np.concatenate(list(self._lives.values()), axis=1)
+        acting, t = _beside(last, "acting").astype(np.float32), len(books.results) - 1
         for e in np.flatnonzero(~last.done):
-            cuts.append(_Cut(len(books.results) - 1, int(e), goes_on[e], alive[e], newest, last.state))
+            cuts.append(_Cut(t, int(e), goes_on[e], alive[e], starts[e], acting[e], newest, last.state))
         return Bootstrap(
             time=torch.tensor([cut.time for cut in cuts], dtype=torch.int64, device=self._device),
             env=torch.tensor([cut.env for cut in cuts], dtype=torch.int64, device=self._device),
             agents=self._stack([cut.agents for cut in cuts]),
             living=self._stack([cut.living for cut in cuts]),
+            starts=self._stack([cut.starts for cut in cuts]),
+            acting=self._stack([cut.acting for cut in cuts]),
             observation={
                 group.name: {
                     leaf: self._stack([cut.observation[group.name][leaf][cut.env] for cut in cuts])
-                    for leaf in group.observation
+                    for leaf in group.features
                 }
                 for group in self.env.spec.groups
             },
             state={leaf: self._stack([cut.state[leaf][cut.env] for cut in cuts]) for leaf in self.env.spec.state},
         )
 
-    def _cuts(self, t: int, before: Step, result: Step) -> list[_Cut]:
+    def _cuts(self, t: int, before: Step, result: Step, following: Starts) -> list[_Cut]:
         final = {name: part.final_observation for name, part in result.groups.items()}
         observation: dict[str, dict[str, NDArray[Any]]] = {}
         for name, part in result.groups.items():
@@ -308,15 +322,20 @@ class Collector:
             }
         truncated = _beside(result, "truncated")
         # Where the next episode has begun, `alive` speaks of that one already.
-        living = np.where(result.done[:, None], _beside(before, "alive"), _beside(result, "alive") | truncated)
-        living &= ~_beside(result, "terminated")
+        lived = _beside(before, "alive") & ~_beside(result, "terminated")
+        living = np.where(result.done[:, None], lived, _beside(result, "alive") | truncated)
+        # Who came back is another, but for who was cut: what follows its cut is its old life.
+        starts = np.concatenate(list(following.values()), axis=1) & ~result.done[:, None] & ~truncated
+        shares = living / np.maximum(living.sum(1, keepdims=True), 1)
+        unknown = result.done[:, None] | truncated
+        acting = np.where(unknown, shares, _beside(result, "acting")).astype(np.float32)
         cuts: list[_Cut] = []
         for e in np.flatnonzero(result.done | truncated.any(1)):
             if result.done[e] and any(leaves is None for leaves in final.values()):
                 raise ValueError(f"environment {self.env.spec.id!r} ended an episode without a final observation")
             agents = np.ones_like(truncated[e]) if result.done[e] else truncated[e]
             state = result.final_state if result.done[e] and result.final_state is not None else result.state
-            cuts.append(_Cut(t, int(e), agents, living[e], observation, state))
+            cuts.append(_Cut(t, int(e), agents, living[e], starts[e], acting[e], observation, state))
         return cuts
 
     def _stack(self, arrays: Sequence[NDArray[Any]]) -> Tensor:

@@ -18,13 +18,17 @@ class GroupRollout:
 
     Attributes:
         observation: ``{leaf: [T, E, A, D]}``, seen before the decision.
-        action: ``[T, E, A, D]``, the action that the environment got, encoded as features (one-hot where discrete).
-        previous_action: ``[T, E, A, D]``, that of the step before; zero where an episode begins.
+        action: ``[T, E, A, D]``, the action that the environment took, encoded as features (one-hot where discrete);
+            zero for who was not to move.
+        previous_action: ``[T, E, A, D]``, that of the step before; zero where a life begins.
         reward: ``[T, E, A]``, the reward that is learned from.
         terminated: ``[T, E, A]`` bool.
         truncated: ``[T, E, A]`` bool.
         alive: ``[T, E, A]`` bool, at the decision.
         acting: ``[T, E, A]`` bool, at the decision.
+        starts: ``[T, E, A]`` bool: the agent's life begins at this step: its episode does (everybody's, the absent
+            included), or it is alive now and was not at the step before, or ended with it.
+        masks: Names of the observation leaves that are masks.
     """
 
     observation: dict[str, Tensor]
@@ -35,6 +39,13 @@ class GroupRollout:
     truncated: Tensor
     alive: Tensor
     acting: Tensor
+    starts: Tensor
+    masks: frozenset[str] = frozenset()
+
+    @property
+    def features(self) -> dict[str, Tensor]:
+        """The leaves of `observation` that networks see: all but the masks."""
+        return {leaf: x for leaf, x in self.observation.items() if leaf not in self.masks}
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,10 @@ class Bootstrap:
             episode or the rollout was cut; only who was truncated alone while the others play on. An agent has one
             entry at most for a moment of an environment, an environment may have two.
         living: ``[M, A]`` bool over the agents of all groups: who takes part in what followed.
-        observation: ``{group: {leaf: [M, A, D]}}``, what followed.
+        starts: ``[M, A]`` bool: of them, whose life began there.
+        acting: ``[M, A]`` float32: of them, who was to move there: 1, else 0. What would have followed an end does not
+            say who would have been: then all who lived have equal shares of 1.
+        observation: ``{group: {leaf: [M, A, D]}}``, what followed, without masks.
         state: ``{leaf: [M, ...]}``.
     """
 
@@ -56,6 +70,8 @@ class Bootstrap:
     env: Tensor
     agents: Tensor
     living: Tensor
+    starts: Tensor
+    acting: Tensor
     observation: dict[str, dict[str, Tensor]]
     state: dict[str, Tensor]
 

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from marl_tr.errors import Diverged
 from marl_tr.policy import Policy
+from marl_tr.rollout.lives import Starts
 from marl_tr.vector.contract import GroupSpec, Step
 
-__all__ = ["Team", "play"]
+__all__ = ["Team", "forget", "play"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class Team:
             return x
         return x.index_select(axis, torch.tensor(self.index, device=x.device))
 
+    def rows_of(self, x: NDArray[Any], device: torch.device) -> Tensor:
+        """The team's part of what a group has at one moment, ``[E, A, ...]``, in the learners' rows ``[L, N, ...]``."""
+        return self.policy.rows.to_rows(self.select(torch.from_numpy(x)[None], axis=2).to(device))[:, 0]
+
 
 def play(
     teams: Sequence[Team],
@@ -63,10 +68,7 @@ def play(
     records: dict[str, dict[str, Tensor]] = {}
     following: dict[str, Tensor | None] = {}
     for team in teams:
-        observation = {
-            leaf: team.policy.rows.to_rows(team.select(torch.from_numpy(x)[None], axis=2).to(device))[:, 0]
-            for leaf, x in step.groups[team.group.name].observation.items()
-        }
+        observation = {leaf: team.rows_of(x, device) for leaf, x in step.groups[team.group.name].observation.items()}
         action = team.policy.act(observation, memories[team.name], generator, mode=mode)
         records[team.name] = action.record
         following[team.name] = action.memory
@@ -80,6 +82,18 @@ def play(
             shape = (part.shape[0], len(team.group.agents), *part.shape[2:])
             group.setdefault(leaf, np.zeros(shape, part.dtype))[:, list(team.index)] = part
     return actions, records, following
+
+
+def forget(team: Team, memory: Tensor | None, starts: Starts) -> Tensor | None:
+    """A team's memory ``[L, N, H]`` with zeros for whose life begins.
+
+    An agent's memory takes in what it sees at every step of its life, those included in which it is not to move.
+    """
+    own = starts[team.group.name]
+    if memory is None or not own.any():
+        return memory
+    begins = team.rows_of(own, memory.device).unsqueeze(-1)
+    return torch.where(begins, torch.zeros_like(memory), memory)
 
 
 def _check_action(team: Team, action: NDArray[Any], space: spaces.Space[Any]) -> None:

@@ -110,8 +110,8 @@ class AdvantageSection(Strict):
         description="'gae': from the critic; 'cohort': an episode's return against those of its cohort, in their "
         "standard deviations (GRPO, arXiv 2402.03300); 'mixed': a weighted sum of both.",
     )
-    gamma: float = Field(default=0.99, ge=0, le=1, description="Discount a step.")
-    lam: float = Field(default=0.95, ge=0, le=1, description="GAE's lambda.")
+    gamma: float = Field(default=0.99, ge=0, le=1, description="Discount an environment step, whoever moves in it.")
+    lam: float = Field(default=0.95, ge=0, le=1, description="GAE's lambda, an environment step.")
     normalise: bool = Field(
         default=True,
         description="Zero mean, unit standard deviation of GAE over each learner's batch (policy step only); "
@@ -187,6 +187,16 @@ class EvaluationSection(Strict):
         lt=1,
         description="Evaluate an average of each learner's committed parameters, of this decay an update; empty: the "
         "parameters themselves.",
+    )
+    opponents: list[Literal["random"]] = Field(
+        default=[],
+        description="Also play against each of these, from every seat in turn: the learned policies in one seat, the "
+        "opponent in all others.",
+    )
+    seats: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(
+        default={},
+        description="Agent names or shell patterns by name of seat; an agent takes the first seat that matches it. "
+        "Empty: each group of agents a seat, or each agent where there is one group.",
     )
     references: bool = Field(default=True, description="Evaluate the environment's reference policies beside ours.")
     media: bool = Field(default=True, description="Pictures of one episode at each evaluation.")

@@ -104,8 +104,17 @@ def evaluate(folder: Path, *, episodes: int | None = None, video: bool = False, 
                 player.learners.load_state_dict(state["trainer"]["players"][player.team.name]["learners"])
         held_out = HeldOut(scenario, players, env)
         count = episodes or scenario.evaluation.final_episodes
-        results, references = held_out.evaluate(count), held_out.references(count)
-        show_evaluation(scenario, folder, results, references, step=step, agents=len(env.spec.agents), console=console)
+        results, references, matches = held_out.evaluate(count), held_out.references(count), held_out.matches(count)
+        show_evaluation(
+            scenario,
+            folder,
+            results,
+            references,
+            matches=matches,
+            step=step,
+            agents=len(env.spec.agents),
+            console=console,
+        )
         images, videos = held_out.gallery(results, slow=True) if video else ({}, {})
     finally:
         env.close()

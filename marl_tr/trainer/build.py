@@ -18,6 +18,7 @@ from marl_tr.registry import find
 from marl_tr.rollout.team import Team
 from marl_tr.scenario.schema import AgentPart, Scenario
 from marl_tr.schedule.assignment import Schedule
+from marl_tr.trainer.seats import seats_of
 from marl_tr.trainer.seeding import make_generator
 from marl_tr.vector import InProcessVectorEnv, VectorEnv, WorkerVectorEnv, make_vector_env
 from marl_tr.vector.contract import EnvSpec, GroupSpec
@@ -80,7 +81,7 @@ def build_players(scenario: Scenario, spec: EnvSpec) -> tuple[Player, ...]:
 
     Raises:
         UserError: Agents that no entry selects, an entry that selects none, or a policy that its objective, region,
-            optimizer or regularisers cannot work with.
+            optimizer or regularisers cannot work with. Or seats, where there are opponents, that do not fit the agents.
     """
     device = device_of(scenario)
     players: list[Player] = []
@@ -91,6 +92,8 @@ def build_players(scenario: Scenario, spec: EnvSpec) -> tuple[Player, ...]:
                 unique = len(index) == len(group.agents)
                 players.append(_player(scenario, position, group, index, device, unique=unique))
     _check_selection(scenario, spec)
+    if scenario.evaluation.opponents:
+        seats_of(spec, scenario.evaluation.seats)
     return tuple(players)
 
 

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from marl_tr.analysis.statistics import iqm, stratified_bootstrap_ci
-from marl_tr.rollout.team import Team, play
+from marl_tr.rollout.lives import beginnings
+from marl_tr.rollout.team import Team, forget, play
 from marl_tr.trainer.seeding import make_generator
 from marl_tr.vector.contract import Actions, Leaves, Step, Trajectory, VectorEnv
 
@@ -36,6 +37,7 @@ class Episodes:
             two of each cohort before more of any.
         measures: Numbers of all episodes together, from the environment's hook ``measures``.
         failed: Episodes that were played and are left out of the arrays, because their reward is not finite.
+        by_agent: ``{agent: [n]}``: the undiscounted sum of its own reward, all its lives together.
     """
 
     returns: NDArray[np.float64]
@@ -45,6 +47,7 @@ class Episodes:
     trajectories: tuple[Trajectory, ...]
     measures: dict[str, float] = field(default_factory=dict)
     failed: int = 0
+    by_agent: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def played(self) -> int:
@@ -62,6 +65,7 @@ class Episodes:
             lengths=self.lengths[kept],
             window=None if self.window is None else self.window[kept],
             metrics={name: values[kept] for name, values in self.metrics.items()},
+            by_agent={name: values[kept] for name, values in self.by_agent.items()},
             failed=self.failed + int((~kept).sum()),
         )
 
@@ -105,6 +109,7 @@ def summarise(scores: NDArray[np.float64], *, seed: int = 0) -> Summary:
 def policy_actor(teams: Sequence[Team], env: VectorEnv, *, mode: bool, seed: int, device: torch.device) -> Act:
     """A way of acting that keeps the policies' memories and draws from a generator of its own."""
     generator = make_generator(seed, "evaluation/act", device)
+    before: Step | None = None
     copies = env.spec.num_envs
     memories: dict[str, torch.Tensor | None] = {
         team.name: team.policy.initial_memory(copies * len(team.index) if team.policy.rows.shared else copies)
@@ -112,14 +117,11 @@ def policy_actor(teams: Sequence[Team], env: VectorEnv, *, mode: bool, seed: int
     }
 
     def act(step: Step) -> Actions:
-        nonlocal memories
-        for team in teams:
-            memory = memories[team.name]
-            if memory is not None and step.done.any():
-                ended = torch.from_numpy(step.done).to(device)
-                if team.policy.rows.shared:
-                    ended = ended.repeat_interleave(len(team.index))
-                memories[team.name] = torch.where(ended[None, :, None], torch.zeros_like(memory), memory)
+        nonlocal memories, before
+        if before is not None:
+            starts = beginnings(before, step)
+            memories = {team.name: forget(team, memories[team.name], starts) for team in teams}
+        before = step
         with torch.no_grad():
             actions, _, memories = play(teams, step, memories, generator, mode=mode, device=device)
         return actions
@@ -231,11 +233,12 @@ class _Recorder:
     def __init__(self, env: VectorEnv, first: Step) -> None:
         self._env: Any = env
         copies = env.spec.num_envs
-        self._agents = len(env.spec.agents)
+        self._names = env.spec.agents
         self._cohort = np.arange(copies) if first.cohort is None else np.array(first.cohort)
         self.over = np.zeros(copies, np.bool_)
         self.steps = 0
         self._rewards: list[NDArray[np.float64]] = []
+        self._own = np.zeros((copies, len(env.spec.agents)))
         self._playing: list[NDArray[np.bool_]] = []
         self._metrics: dict[str, list[NDArray[np.float64]]] = {}
         shown = getattr(env, "gallery_size", GALLERY) if hasattr(env, "gallery") else 1
@@ -247,8 +250,10 @@ class _Recorder:
     def add(self, actions: Actions, step: Step) -> None:
         self.steps += 1
         paid = sum(part.reward.sum(1, dtype=np.float64) for part in step.groups.values())
-        self._rewards.append(np.asarray(paid) / self._agents)
+        self._rewards.append(np.asarray(paid) / len(self._names))
         self._playing.append(~self.over)
+        own = np.concatenate([step.groups[group.name].reward for group in self._env.spec.groups], axis=1)
+        self._own += np.where(self.over[:, None], 0, own)
         for name, values in step.metrics.items():
             self._metrics.setdefault(name, []).append(np.asarray(values, np.float64))
         for track in self._tracks:
@@ -276,6 +281,7 @@ class _Recorder:
             },
             trajectories=tuple(track.trajectory() for track in self._tracks),
             measures={name: float(value) for name, value in measured.items()},
+            by_agent={name: self._own[:, position].copy() for position, name in enumerate(self._names)},
         )
 
     def _keep_final(self, actions: Actions, ended: NDArray[np.bool_]) -> None:

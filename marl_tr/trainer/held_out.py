@@ -12,14 +12,19 @@ from numpy.typing import NDArray
 from marl_tr.errors import Diverged
 from marl_tr.scenario.schema import Scenario
 from marl_tr.trainer.build import Player, build_env, device_of
-from marl_tr.trainer.evaluation import Episodes, evaluate_act, evaluate_policies, summarise
+from marl_tr.trainer.evaluation import Episodes, evaluate_act, evaluate_policies, policy_actor, summarise
 from marl_tr.trainer.first_evaluation import FirstEvaluation, Spread
+from marl_tr.trainer.seats import Match, match_of, random_opponent, seated, seats_of
 from marl_tr.vector import VectorEnv
 
-__all__ = ["HeldOut", "Pictures", "averaged", "convention", "hacking_index", "headline"]
+__all__ = ["HeldOut", "Pictures", "averaged", "convention", "hacking_index", "headline", "returns_apart"]
 
 Pictures = tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]
 """Pictures ``[H, W, 3]`` and videos ``[T, H, W, 3]`` by tag."""
+
+
+_MOST_AGENTS = 32
+"""Of more agents, no single returns are shown."""
 
 
 class HeldOut:
@@ -28,11 +33,13 @@ class HeldOut:
     Args:
         scenario: Says which, and how many.
         players: Who acts: by the averages of their parameters, where the scenario keeps them.
-        env: The scenario's environment, for its hooks alone; episodes are played in copies of their own.
+        env: The scenario's environment, for its hooks and agents alone; episodes are played in copies of their own.
     """
 
     def __init__(self, scenario: Scenario, players: Sequence[Player], env: VectorEnv) -> None:
         self._scenario, self._players, self._env = scenario, tuple(players), env
+        settings = scenario.evaluation
+        self._seats = seats_of(env.spec, settings.seats) if settings.opponents else ()
 
     @property
     def compares(self) -> bool:
@@ -70,6 +77,29 @@ class HeldOut:
         finally:
             env.close()
         return results
+
+    def matches(self, episodes: int) -> list[Match]:
+        """As many held-out episodes against each opponent from each seat, by the headline's way of acting."""
+        settings = self._scenario.evaluation
+        if not settings.opponents:
+            return []
+        teams = [player.team for player in self._players]
+        mode, device, seed = settings.policies[0] == "mode", device_of(self._scenario), settings.seed
+        found: list[Match] = []
+        env = self._make(episodes)
+        try:
+            with averaged(self._players):
+                for opponent in settings.opponents:
+                    for at, seat in enumerate(self._seats):
+                        # Anew for every match: memories, and draws of their own.
+                        ours = policy_actor(teams, env, mode=mode, seed=seed, device=device)
+                        act = seated(ours, random_opponent(env.spec, seed=seed), seat, env.spec)
+                        played = evaluate_act(env, act, seed=seed, window=None)
+                        usable = self._usable(f"{seat.name} against {opponent}", played)
+                        found.append(match_of(usable, self._seats, at=at, opponent=opponent))
+        finally:
+            env.close()
+        return found
 
     def pictures(self, results: Mapping[str, Episodes], *, slow: bool) -> Pictures:
         """`media` and `gallery` together."""
@@ -166,7 +196,8 @@ def headline(results: Mapping[str, Episodes], scenario: Scenario) -> dict[str, f
     """Scalars of an evaluation: ``eval/iqm`` and its interval are those of the first way of acting.
 
     Of every way: the environment's metrics (means over episodes) and measures, ``eval/<policy>/<name>``; where one of
-    them has the name of a scalar of ours, ours stands.
+    them has the name of a scalar of ours, ours stands. Where agents' returns differ, the mean of each one's is
+    ``eval/<policy>/return/<agent>``.
     """
     scalars: dict[str, float] = {}
     for position, (policy, episodes) in enumerate(results.items()):
@@ -176,12 +207,23 @@ def headline(results: Mapping[str, Episodes], scenario: Scenario) -> dict[str, f
         scalars |= {f"eval/{policy}/{name}": float(values.mean()) for name, values in episodes.metrics.items()}
         scalars |= {f"eval/{policy}/{name}": value for name, value in episodes.measures.items()}
         scalars |= {f"eval/{policy}/iqm": summary.iqm, f"eval/{policy}/mean": summary.mean}
+        for name, values in returns_apart(episodes).items():
+            scalars[f"eval/{policy}/return/{name}"] = float(values.mean())
         if episodes.failed:
             scalars[f"eval/{policy}/failed_episodes"] = float(episodes.failed)
         scalars[f"eval/{policy}/length"] = float(np.mean(episodes.lengths))
         if episodes.window is not None:
             scalars[f"eval/{policy}/window_mean"] = float(episodes.window.mean())
     return scalars
+
+
+def returns_apart(episodes: Episodes) -> dict[str, NDArray[np.float64]]:
+    """The returns ``[n]`` of each agent; none where all agents earn the same, or are more than 32 (curves and tables
+    of thousands of them would show nothing)."""
+    own = list(episodes.by_agent.values())
+    if not 2 <= len(own) <= _MOST_AGENTS or all(np.allclose(values, own[0]) for values in own[1:]):
+        return {}
+    return dict(episodes.by_agent)
 
 
 def hacking_index(now: Mapping[str, NDArray[np.float64]], first: Mapping[str, Spread], pair: tuple[str, str]) -> float:

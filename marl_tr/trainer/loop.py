@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marl_tr.critic.critic import Values
+from marl_tr.critic.critic import Values, following
 from marl_tr.critic.fit import FitReport
 from marl_tr.errors import Diverged
 from marl_tr.policy import PolicyBatch
@@ -233,7 +233,7 @@ class Trainer:
         )
         if settings.estimator == "cohort":
             return Advantage(raw=relative, target=estimated.target)
-        own = normalise(estimated.raw.movedim(-1, 0), alive.movedim(-1, 0)).movedim(0, -1)
+        own = normalise(estimated.raw.movedim(-1, 0), _all(rollout, "acting").movedim(-1, 0)).movedim(0, -1)
         w = settings.cohort_weight
         mixed = w * relative + (1 - w) * (own if settings.normalise else estimated.raw)
         return Advantage(raw=mixed, target=estimated.target)
@@ -242,9 +242,10 @@ class Trainer:
         """GAE; one joint value where the reward is shared (specification 2.1)."""
         value, next_value = values.value, values.next_value
         if self.scenario.env.reward != "own":
-            alive = _all(rollout, "alive")
-            value = _team_mean(value, alive)
-            next_value = _team_mean(next_value, alive & ~_all(rollout, "terminated"))
+            cut = rollout.bootstrap
+            value = _team_mean(value, _all(rollout, "alive"))
+            # Over who lives then: some have gone meanwhile, and others joined.
+            next_value = following(value, _team_mean(values.beyond, cut.living), cut)
         return generalised_advantage(
             reward=_all(rollout, "reward"),
             value=value,
@@ -293,12 +294,11 @@ class Trainer:
         team, rows = player.team, player.team.policy.rows
         group, record = rollout.groups[team.group.name], rollout.records[team.name]
         columns = torch.tensor([offset + i for i in team.index], device=raw.device)
-        starts = rollout.starts.unsqueeze(-1).expand(-1, -1, len(team.index))
         batch = PolicyBatch(
             observation={leaf: rows.to_rows(team.select(x, axis=2)) for leaf, x in group.observation.items()},
             record=record.record,
             memory=record.memory,
-            starts=rows.to_rows(starts),
+            starts=rows.to_rows(team.select(group.starts, axis=2)),
             mask=rows.to_rows(team.select(group.acting, axis=2)),
         )
         return Assignment(
@@ -388,7 +388,7 @@ def _region_scalars(report: UpdateReport) -> dict[str, float]:
 
 
 def _team_mean(value: Tensor, alive: Tensor) -> Tensor:
-    """``[T, E, A]``: the mean over the living in every place; zero where nobody lives."""
+    """``[..., A]``: the mean over the living in every place; zero where nobody lives."""
     weight = alive.to(value.dtype)
     mean = (value * weight).sum(-1, keepdim=True) / weight.sum(-1, keepdim=True).clamp_min(1)
     return mean.expand_as(value)

@@ -38,6 +38,7 @@ from marl_tr.trainer.evaluation import Episodes
 from marl_tr.trainer.first_evaluation import FirstEvaluation
 from marl_tr.trainer.held_out import HeldOut
 from marl_tr.trainer.loop import Iteration, Trainer, iterations_of
+from marl_tr.trainer.seats import Match, against
 from marl_tr.trainer.showing import (
     REPORT,
     attention_pictures,
@@ -118,6 +119,7 @@ class Run:
         self._reported = dict(self._seconds)
         self._pictures: Mapping[str, NDArray[Any]] = {}
         self._compared: Mapping[str, NDArray[Any]] = {}
+        self._matches: list[Match] = []
         self._fresh = state is None
         self._first: FirstEvaluation | None = None
         self._seconds["start"] = time.perf_counter() - self._started
@@ -240,7 +242,10 @@ class Run:
             if self._fresh and self._first is None and held_out.compares:
                 self._first = FirstEvaluation.of(results, seed=self._scenario.evaluation.seed)
                 self._first.save(self._folder)
-            scalars = held_out.scalars(results, self._first)
+            self._matches = held_out.matches(episodes)
+            scalars = held_out.scalars(results, self._first) | against(
+                self._matches, seed=self._scenario.evaluation.seed
+            )
         with self._timed("figures"):
             # The end of a run shows its pictures in any case.
             images, videos = held_out.pictures(results, slow=final and wanted) if final or wanted else ({}, {})
@@ -270,6 +275,7 @@ class Run:
             self._folder,
             final,
             references,
+            matches=self._matches,
             seconds={**self.trainer.seconds, **self._seconds, "wall": time.perf_counter() - self._started},
             agents=agents,
             resumed_at=self._resumed_at,

@@ -20,7 +20,8 @@ from marl_tr.rollout.team import Team
 from marl_tr.scenario.schema import Scenario
 from marl_tr.trainer.build import build_env, device_of
 from marl_tr.trainer.evaluation import Episodes, policy_actor, summarise
-from marl_tr.trainer.held_out import convention
+from marl_tr.trainer.held_out import convention, returns_apart
+from marl_tr.trainer.seats import Match
 
 __all__ = [
     "REPORT",
@@ -104,6 +105,7 @@ def show_end(
     results: Mapping[str, Episodes],
     references: Mapping[str, Episodes],
     *,
+    matches: Sequence[Match],
     seconds: Mapping[str, float],
     agents: int,
     resumed_at: int | None,
@@ -124,7 +126,7 @@ def show_end(
         console: Where to print.
     """
     how = convention(next(iter(results.values())), agents)
-    lines = [*_table(results, references, scenario, how), "", _time_split(seconds, resumed_at)]
+    lines = [*_table(results, references, matches, scenario, how), "", _time_split(seconds, resumed_at)]
     report = folder / REPORT
     # Renamed when whole: the report says that the run is finished.
     partial = report.with_suffix(".partial")
@@ -151,13 +153,14 @@ def show_evaluation(
     results: Mapping[str, Episodes],
     references: Mapping[str, Episodes],
     *,
+    matches: Sequence[Match],
     step: int,
     agents: int,
     console: Console,
 ) -> None:
     """Print the table of an evaluation of step `step`."""
     console.print(f"{folder}: step {step:,}", markup=False, highlight=False, soft_wrap=True)
-    for line in _table(results, references, scenario, convention(next(iter(results.values())), agents)):
+    for line in _table(results, references, matches, scenario, convention(next(iter(results.values())), agents)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -263,7 +266,11 @@ def _show_places(folder: Path, figures: Sequence[Path], console: Console) -> Non
 
 
 def _table(
-    results: Mapping[str, Episodes], references: Mapping[str, Episodes], scenario: Scenario, how: str
+    results: Mapping[str, Episodes],
+    references: Mapping[str, Episodes],
+    matches: Sequence[Match],
+    scenario: Scenario,
+    how: str,
 ) -> list[str]:
     window = scenario.evaluation.window
     count = len(next(iter(results.values())).returns)
@@ -279,7 +286,49 @@ def _table(
         summary = summarise(episodes.returns, seed=scenario.evaluation.seed)
         line = f"| {name} | {summary.mean:.3f} | {summary.iqm:.3f} [{summary.ci_low:.3f}, {summary.ci_high:.3f}] |"
         lines.append(line + (f" {episodes.window.mean():.3f} |" if episodes.window is not None else ""))
-    return [*lines, *_metrics_table(results, references)]
+    return [
+        *lines,
+        *_agents_table(results, references),
+        *_matches_table(matches, scenario),
+        *_metrics_table(results, references),
+    ]
+
+
+def _agents_table(results: Mapping[str, Episodes], references: Mapping[str, Episodes]) -> list[str]:
+    """Mean return of each agent, a row each; nothing where all earn the same."""
+    named = {**{f"learned, {policy}": episodes for policy, episodes in results.items()}, **references}
+    columns = [returns_apart(episodes) for episodes in named.values()]
+    rows = dict.fromkeys(agent for column in columns for agent in column)
+    if not rows:
+        return []
+    every = [episodes.by_agent for episodes in named.values()]
+    return [
+        "",
+        "Mean return of each agent, over the same episodes",
+        "",
+        f"| agent | {' | '.join(named)} |",
+        "|---|" + "---|" * len(named),
+        *(f"| {agent} | {' | '.join(f'{own[agent].mean():.3f}' for own in every)} |" for agent in rows),
+    ]
+
+
+def _matches_table(matches: Sequence[Match], scenario: Scenario) -> list[str]:
+    if not matches:
+        return []
+    lines = []
+    for match in matches:
+        interval = match.interval(seed=scenario.evaluation.seed)
+        mean = f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+        lines.append(f"| {match.seat} | {match.opponent} | {mean} | {match.won.mean():.0%} |")
+    return [
+        "",
+        f"Learned policies ({scenario.evaluation.policies[0]}) in one seat, an opponent in all others; "
+        f"{len(matches[0].returns)} episodes each",
+        "",
+        "| seat | opponent | mean return of the seat [95 % CI] | won |",
+        "|---|---|---|---|",
+        *lines,
+    ]
 
 
 def _time_split(seconds: Mapping[str, float], resumed_at: int | None) -> str:

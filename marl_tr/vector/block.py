@@ -91,6 +91,7 @@ class CopyBlock:
             num_envs=num_envs,
             groups=tuple(group.spec for group in self.groups),
             state={} if state_size is None else {"state": spaces.Box(-np.inf, np.inf, (state_size,))},
+            turns=any(isinstance(env, TurnBasedView) for env in envs),
         )
 
     def reset(self, seed: int, batch: Batch) -> None:

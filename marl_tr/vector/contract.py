@@ -75,6 +75,7 @@ class EnvSpec:
             row = receiver, self included.
         horizon: Steps of an episode where every episode has the same length, else None.
         autoreset: ``"same_step"``: the observation returned with an episode's last step is the first of the next.
+        turns: Whether agents take turns: critics are then shown who is to move, which observations need not say.
         own_state: True where `VectorEnv.state_dict` alone restores the environment (native simulators); False
             where it replays actions.
     """
@@ -86,6 +87,7 @@ class EnvSpec:
     horizon: int | None = None
     autoreset: str = "same_step"
     own_state: bool = False
+    turns: bool = False
 
     @property
     def agents(self) -> tuple[str, ...]:

@@ -59,7 +59,8 @@ def make_inputs(seed: int = 0, *, memory: Tensor | None = None, state: bool = Tr
         previous_action={n: torch.randn(STEPS, COPIES, a, d, generator=noise) for n, a, _, d in GROUPS},
         state=leaves if state else {},
         alive=torch.ones(STEPS, COPIES, AGENTS, dtype=torch.bool),
-        starts=torch.rand(STEPS, COPIES, generator=noise) < 0.2,
+        acting=torch.ones(STEPS, COPIES, AGENTS),
+        starts=(torch.rand(STEPS, COPIES, 1, generator=noise) < 0.2).repeat(1, 1, AGENTS),
         memory=memory,
     )
 
@@ -81,20 +82,23 @@ def make_rollout(inputs: CriticInputs) -> Rollout:
             truncated=no[n],
             alive=~no[n],
             acting=~no[n],
+            starts=starts,
         )
-        for n, *_ in GROUPS
+        for (n, *_), starts in zip(GROUPS, inputs.starts.split([a for _, a, *_ in GROUPS], -1), strict=True)
     }
     return Rollout(
         groups=groups,
         records={},
         state=inputs.state,
-        starts=inputs.starts,
+        starts=inputs.starts.all(-1),
         done=torch.zeros(STEPS, COPIES, dtype=torch.bool),
         bootstrap=Bootstrap(
             time=torch.full((COPIES,), STEPS - 1),
             env=torch.arange(COPIES),
             agents=torch.ones(COPIES, AGENTS, dtype=torch.bool),
             living=torch.ones(COPIES, AGENTS, dtype=torch.bool),
+            starts=torch.zeros(COPIES, AGENTS, dtype=torch.bool),
+            acting=torch.ones(COPIES, AGENTS),
             observation={n: {"observation": inputs.observation[n][-1] + 1} for n, *_ in GROUPS},
             state={leaf: x[-1] for leaf, x in inputs.state.items()},
         ),

@@ -92,6 +92,8 @@ def _with_cuts(rollout: Rollout, *, cuts: list[tuple[int, int, list[bool]]]) -> 
         env=torch.tensor([cut[1] for cut in cuts]),
         agents=torch.tensor([cut[2] for cut in cuts]),
         living=torch.ones(len(cuts), AGENTS, dtype=torch.bool),
+        starts=torch.zeros(len(cuts), AGENTS, dtype=torch.bool),
+        acting=torch.ones(len(cuts), AGENTS),
         observation={
             name: {leaf: torch.randn(len(cuts), *x.shape[1:], generator=noise) for leaf, x in leaves.items()}
             for name, leaves in old.observation.items()
@@ -150,7 +152,8 @@ def test_next_values_of_a_recurrent_critic_remember_the_rollout() -> None:
         previous_action={n: torch.cat([x, x[-1:]]) for n, x in inputs.previous_action.items()},
         state={n: torch.cat([x, cut.state[n][None]]) for n, x in inputs.state.items()},
         alive=torch.cat([inputs.alive, inputs.alive[-1:]]),
-        starts=torch.cat([inputs.starts, torch.zeros(1, COPIES, dtype=torch.bool)]),
+        acting=torch.cat([inputs.acting, inputs.acting[-1:]]),
+        starts=torch.cat([inputs.starts, torch.zeros(1, COPIES, AGENTS, dtype=torch.bool)]),
     )
     with torch.no_grad():
         whole = critic.encoder.encode(None, longer).values

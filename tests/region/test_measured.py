@@ -154,12 +154,15 @@ def test_minibatches_of_a_recurrent_policy_keep_trajectories_whole() -> None:
         assert sorted(taken) == list(range(12))
 
 
-def test_minibatches_of_a_policy_without_memory_are_single_decisions_each_once_an_epoch() -> None:
+def test_minibatches_of_a_policy_without_memory_are_decisions_of_who_was_to_move_each_once_an_epoch() -> None:
     seen, batch = _witnessed("mlp", minibatches=7)
     assert len(seen) == 14
+    assert not bool(batch.mask.all())
+    assert all(bool(part.mask.all()) for part in seen)
+    assert {part.mask.numel() for part in seen} <= {int(batch.mask.sum()) // 7, -(-int(batch.mask.sum()) // 7)}
     for epoch in (seen[:7], seen[7:]):
         rows = torch.cat([part.observation["observation"].flatten(0, 2) for part in epoch])
-        assert _sorted(rows).equal(_sorted(batch.observation["observation"].flatten(0, 2)))
+        assert _sorted(rows).equal(_sorted(batch.observation["observation"][batch.mask]))
     assert not torch.equal(seen[0].observation["observation"], seen[7].observation["observation"])
 
 

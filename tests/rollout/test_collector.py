@@ -147,9 +147,12 @@ def test_two_rollouts_are_what_a_loop_by_hand_plays(name: str, network: str, sha
             if first + t > 0:
                 going_on = ~hand.starts[first + t]
                 encoded = _encode(hand.team, hand.actions[first + t - 1])
-                previous[going_on] = encoded[going_on]
+                acted = torch.from_numpy(hand.steps[first + t - 1].groups[hand.group].acting).unsqueeze(-1)
+                previous[going_on] = (encoded * acted)[going_on]
             assert torch.equal(group.previous_action[t], previous)
-            assert torch.equal(group.action[t], _encode(hand.team, hand.actions[first + t]))
+            assert torch.equal(
+                group.action[t], _encode(hand.team, hand.actions[first + t]) * group.acting[t, ..., None]
+            )
             for leaf, x in rollout.state.items():
                 assert _equal(x[t], before[t].state[leaf])
     assert any(step.done.any() for step in hand.steps) or name == "cartpole"
@@ -250,7 +253,7 @@ def test_teams_that_split_a_group_act_for_their_agents_only(network: str) -> Non
         assert list(team.index) == index
         raw = rollout.records[team.name].record["action"]  # [L, T, E, 1]
         acted = raw.clamp(-1, 1).movedim(0, 2)
-        torch.testing.assert_close(group.action[:, :, index], acted)
+        torch.testing.assert_close(group.action[:, :, index], acted * group.acting[:, :, index, None])
         observation = torch.zeros(9, 4, 3)
         assert torch.equal(team.select(observation, axis=2), observation[:, :, index])
 

@@ -1,4 +1,4 @@
-"""Makes `running` importable here, and runs each tiny scenario once for all tests that compare with it."""
+"""Makes `running` and `turn_examples` importable here, and runs each tiny scenario once for all tests that need it."""
 
 import sys
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "rollout"))
 
 from running import Command, the_run, write_scenario
 
