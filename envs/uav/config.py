@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from marl_tr.scenario.schema import Strict
+from marl_tr.envs.uav.actions_config import ActionsConfig, ContinuousActions
+from marl_tr.envs.uav.flight_config import BatteryConfig, FlightConfig
+from marl_tr.envs.uav.radio_config import RadioConfig
+from marl_tr.scenario.strict import Strict
 
 __all__ = ["DownlinkConfig"]
 
 
 class DownlinkConfig(Strict):
-    """``uav/downlink-v0``: static users, level flight, probabilistic line of sight."""
+    """``uav/downlink-v0``: UAV base stations serve users on the ground."""
 
     num_uavs: int = Field(default=3, ge=1, le=64, description="UAV base stations U, one agent each.")
     num_users: int = Field(default=20, ge=1, le=10_000, description="Ground users G.")
@@ -21,11 +24,24 @@ class DownlinkConfig(Strict):
     slot_s: float = Field(default=1.0, gt=0, le=3600, description="Length of a slot, in s.")
 
     area_m: float = Field(default=1000.0, gt=0, le=1e5, description="Side L of the square area, in m.")
-    altitude_m: float = Field(default=100.0, gt=0, le=1e4, description="Flight height above the users, in m.")
+    altitude_m: float = Field(
+        default=100.0,
+        gt=0,
+        le=1e4,
+        description="Flight height above the users, in m; in 3-D flight where reference policies fly.",
+    )
     v_max: float = Field(default=20.0, gt=0, le=100, description="Highest speed, in m/s.")
     min_separation_m: float = Field(
         default=10.0, ge=0, description="Two UAVs closer than this at any moment of a slot collide, in m."
     )
+    flight: FlightConfig = Field(default=FlightConfig(), description="Dimensions, inertia, collisions.")
+    battery: BatteryConfig | None = Field(
+        default=None, description="Energy that runs out; empty: energy is counted, and never lacks."
+    )
+    actions: ActionsConfig = Field(
+        default=ContinuousActions(), description="What a UAV chooses from: continuous, discrete or hybrid."
+    )
+
     hotspots: int = Field(default=4, ge=1, le=1000, description="Hot spots that users gather round.")
     hotspot_share: float = Field(default=0.75, ge=0, le=1, description="Share of users in hot spots.")
     hotspot_sigma_m: float = Field(
@@ -46,8 +62,9 @@ class DownlinkConfig(Strict):
     resources: Literal["equal_share", "orthogonal"] = Field(
         default="equal_share",
         description="'equal_share': every UAV uses the whole band (interference); 'orthogonal': B/U each. "
-        "In both, a UAV's users split its band equally.",
+        "In both, a UAV's users split its band equally, unless radio.subchannels divides it.",
     )
+    radio: RadioConfig = Field(default=RadioConfig(), description="Limits of links, sub-channels, backhaul.")
     p_max_w: float = Field(default=0.1, gt=0, le=1000, description="Highest transmit power of a UAV, in W.")
     noise_dbm_hz: float = Field(default=-174.0, ge=-250, le=0, description="Noise power density, in dBm/Hz.")
     noise_figure_db: float = Field(default=7.0, ge=0, le=60, description="Receivers' noise figure, in dB.")
@@ -63,10 +80,16 @@ class DownlinkConfig(Strict):
     w_energy: float = Field(default=0.0, ge=0, description="Weight of propulsion power over hover power.")
     comm_power_w: float = Field(default=5.0, ge=0, description="Power of a UAV's radio electronics, in W.")
 
-    observation: Literal["flat", "entities"] = Field(
+    observation: Literal["flat", "entities", "graph"] = Field(
         default="flat",
         description="'flat': one vector; 'entities': own features, and a table each of the other UAVs and of the "
-        "users, for encoders whose answer must not depend on their order.",
+        "users, for encoders whose answer must not depend on their order; 'graph': these, and the UAV's edges to "
+        "all UAVs.",
+    )
+    nearest_users: int | None = Field(
+        default=None,
+        ge=1,
+        description="A UAV sees only so many users, the nearest ones first; empty: all, in a fixed order.",
     )
     comm_range_m: float | None = Field(
         default=None,
@@ -76,6 +99,23 @@ class DownlinkConfig(Strict):
     sense_range_m: float | None = Field(
         default=None, gt=0, description="UAVs see users up to this horizontal distance, in m; empty: always."
     )
+    csi_sigma: float = Field(
+        default=0.0,
+        ge=0,
+        le=10,
+        description="Error of observed channels: SINRs and interference levels in observations are multiplied by "
+        "lognormal(0, this). The transmission itself and the critic's state are exact.",
+    )
+
+    @model_validator(mode="after")
+    def _check_altitude(self) -> Self:
+        flight = self.flight
+        if flight.dimensions == 3 and not flight.altitude_min_m <= self.altitude_m <= flight.altitude_max_m:
+            raise ValueError(
+                f"altitude_m must lie between flight.altitude_min_m and altitude_max_m in 3-D flight, "
+                f"{flight.altitude_min_m:g} and {flight.altitude_max_m:g}, not be {self.altitude_m:g}"
+            )
+        return self
 
     @property
     def shared_reward(self) -> bool:
@@ -91,6 +131,26 @@ class DownlinkConfig(Strict):
     def rate_ref(self) -> float:
         """``R_ref``: a user's rate at 10 dB and an even share, in b/s; makes rewards of order one."""
         return self.num_uavs * self.bandwidth_hz / self.num_users * math.log2(11)
+
+    @property
+    def fixed_length(self) -> bool:
+        """Whether every episode has `horizon` slots."""
+        return self.battery is None and not self.flight.terminate_on_collision
+
+    @property
+    def channels(self) -> int:
+        """Sub-channels K; 0 where the band is not divided so."""
+        return 0 if self.radio.subchannels is None else self.radio.subchannels.count
+
+    @property
+    def channel_choices(self) -> int:
+        """Users among whom a choice for a sub-channel is made; 0 without sub-channels."""
+        return 0 if self.radio.subchannels is None else min(self.radio.subchannels.nearest, self.num_users)
+
+    @property
+    def seen_users(self) -> int:
+        """Rows of users in an observation."""
+        return self.num_users if self.nearest_users is None else min(self.nearest_users, self.num_users)
 
     @property
     def agents(self) -> tuple[str, ...]:

@@ -11,8 +11,10 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from marl_tr.envs.uav.actions import action_spaces
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.observation import (
+    View,
     observation_shapes,
     observation_size,
     observe,
@@ -23,7 +25,7 @@ from marl_tr.envs.uav.observation import (
 from marl_tr.envs.uav.references import GROUP, references
 from marl_tr.envs.uav.render import TopView, flight, scene
 from marl_tr.envs.uav.simulator import Outcome, Simulator
-from marl_tr.vector.contract import Actions, EnvSpec, GroupSpec, GroupStep, Reference, Step, Trajectory
+from marl_tr.vector.contract import Actions, EnvSpec, GroupSpec, GroupStep, Leaves, Reference, Step, Trajectory
 
 __all__ = ["BLOCK", "DownlinkVectorEnv", "make"]
 
@@ -79,14 +81,14 @@ class DownlinkVectorEnv:
                 name: spaces.Box(-np.inf, np.inf, shape, np.float32)
                 for name, shape in observation_shapes(config).items()
             },
-            action={"action": spaces.Box(-1.0, 1.0, (3,), np.float32)},
+            action=action_spaces(config),
         )
         self.spec = EnvSpec(
             id="uav/downlink-v0",
             num_envs=num_envs,
             groups=(group,),
             state=self._state_spaces,
-            horizon=config.horizon,
+            horizon=config.horizon if config.fixed_length else None,
             own_state=True,
         )
 
@@ -101,37 +103,39 @@ class DownlinkVectorEnv:
             block.reset(seed)
             _write(block, out, rows)
         self._record()
-        reward = np.zeros((self.spec.num_envs, self.config.num_uavs), np.float32)
-        return self._assemble(out, reward, np.zeros(self.spec.num_envs, bool))
+        shape = self.spec.num_envs, self.config.num_uavs
+        return self._assemble(out, np.zeros(shape, np.float32), np.zeros(shape, bool), np.zeros(shape[:1], bool))
 
     def step(self, actions: Actions) -> Step:
-        """Fly one slot in every environment; episodes end together with their last slot's step.
+        """Fly one slot in every environment; an episode ends with its last slot, or when nobody flies any more.
 
         Args:
-            actions: ``{"uav": {"action": [E, U, 3]}}``.
+            actions: ``{"uav": {leaf: [E, U, ...]}}``, see `marl_tr.envs.uav.actions`.
 
         Raises:
-            ValueError: The shape is wrong, or an action is not finite.
+            ValueError: A leaf is missing or has the wrong shape, or an action is not finite or not among the choices.
         """
-        chosen = np.asarray(actions[GROUP]["action"])
-        expected = (self.spec.num_envs, self.config.num_uavs, 3)
-        if chosen.shape != expected:
-            raise ValueError(f"actions of group {GROUP!r} have shape {chosen.shape}, expected {expected}")
+        chosen = self._checked(actions)
         out, final = self._empty(), None
-        reward = np.empty(expected[:2], np.float32)
-        ended = np.empty(expected[0], bool)
+        shape = self.spec.num_envs, self.config.num_uavs
+        reward = np.empty(shape, np.float32)
+        terminated = np.empty(shape, bool)
+        truncated = np.empty(shape, bool)
+        ended = np.empty(shape[:1], bool)
         outcomes: list[Outcome] = []
         for rows, block in zip(self._rows, self._blocks, strict=True):
-            outcomes.append(block.step(chosen[rows]))
-            reward[rows] = outcomes[-1].reward
-            ended[rows] = block.slot == self.config.horizon
+            outcome = block.step({leaf: values[rows] for leaf, values in chosen.items()})
+            outcomes.append(outcome)
+            reward[rows], terminated[rows], ended[rows] = outcome.reward, outcome.terminated, block.over
+            truncated[rows] = block.alive & ended[rows, None]
             if ended[rows].any():
                 final = final or self._empty()
-                _write(block, final, rows)
+                _write(block, final, rows, who=outcome.flew)
                 block.next_episode(np.flatnonzero(ended[rows]))
             _write(block, out, rows)
         self._record()
-        step = self._assemble(out, reward, ended)
+        step = self._assemble(out, reward, terminated, ended)
+        step.groups[GROUP].truncated = truncated
         if final is not None:
             step.groups[GROUP].final_observation = split_observation(self.config, final.observation)
             step.final_state = final.state
@@ -166,7 +170,7 @@ class DownlinkVectorEnv:
             self._view = TopView(self.config)
         first = self._blocks[0]
         leaves = {name: np.empty((first.num_envs, *box.shape)) for name, box in self._state_spaces.items()}
-        write_state(first, leaves)
+        write_state(View(first), leaves)
         state = {name: leaf[0] for name, leaf in leaves.items()}
         title = f"slot {first.slot[0]} of {self.config.horizon}"
         return self._view.draw(scene(self.config, state, np.stack(self._track), title=title))
@@ -188,7 +192,7 @@ class DownlinkVectorEnv:
         first = self._blocks[0]
         if first.slot[0] == 0:
             self._track = []
-        self._track.append(first.position[0] / self.config.area_m)
+        self._track.append(first.position[0, :, :2] / self.config.area_m)
 
     def _empty(self) -> _Output:
         """New arrays each step, so that a caller may keep a step without copying it."""
@@ -198,17 +202,31 @@ class DownlinkVectorEnv:
             state={name: np.empty((envs, *space.shape), np.float32) for name, space in self._state_spaces.items()},
         )
 
-    def _assemble(self, out: _Output, reward: Array, ended: Array) -> Step:
-        shape = reward.shape
+    def _assemble(self, out: _Output, reward: Array, terminated: Array, ended: Array) -> Step:
+        alive = np.concatenate([block.alive for block in self._blocks])
         group = GroupStep(
             observation=split_observation(self.config, out.observation),
             reward=reward,
-            terminated=np.zeros(shape, bool),
-            truncated=np.repeat(ended[:, None], shape[1], axis=1),
-            alive=np.ones(shape, bool),
-            acting=np.ones(shape, bool),
+            terminated=terminated,
+            truncated=np.zeros_like(terminated),
+            alive=alive,
+            acting=alive.copy(),
         )
         return Step(groups={GROUP: group}, done=ended, state=out.state)
+
+    def _checked(self, actions: Actions) -> Leaves:
+        """Shapes, before any block has moved."""
+        chosen = {leaf: np.asarray(values) for leaf, values in actions[GROUP].items()}
+        expected = self.spec.groups[0].action
+        if chosen.keys() != expected.keys():
+            raise ValueError(f"actions of group {GROUP!r} have the leaves {sorted(chosen)}, expected {sorted(expected)}")
+        for leaf, space in expected.items():
+            shape = (self.spec.num_envs, self.config.num_uavs, *(space.shape or ()))
+            if chosen[leaf].shape != shape:
+                raise ValueError(
+                    f"actions of group {GROUP!r}, leaf {leaf!r}, have shape {chosen[leaf].shape}, expected {shape}"
+                )
+        return chosen
 
 
 @dataclass(frozen=True)
@@ -217,6 +235,7 @@ class _Output:
     state: dict[str, Array]
 
 
-def _write(block: Simulator, out: _Output, rows: slice) -> None:
-    observe(block, out.observation[rows])
-    write_state(block, {name: array[rows] for name, array in out.state.items()})
+def _write(block: Simulator, out: _Output, rows: slice, *, who: Array | None = None) -> None:
+    view = View(block)
+    observe(view, out.observation[rows], who=who)
+    write_state(view, {name: array[rows] for name, array in out.state.items()})

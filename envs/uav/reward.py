@@ -1,0 +1,106 @@
+"""What a slot is worth to each UAV: several objectives, and the one number that learners get.
+
+Every objective is the better the higher it is; `objective_weights` times `Objectives`, summed, is a UAV's own reward,
+of which `rho` mixes in the mean over the team (specification 1.9). `Objectives` come unweighted, for methods that
+choose weights themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marl_tr.envs.uav.config import DownlinkConfig
+from marl_tr.envs.uav.energy import HOVER_POWER_W
+
+__all__ = ["OBJECTIVES", "Objectives", "objective_weights", "reward"]
+
+Array = NDArray[Any]
+
+OBJECTIVES = ("utility", "fairness", "collision", "out", "energy")
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """The parts of a slot's reward, unweighted.
+
+    Attributes:
+        utility: ``[E, U]``, of the UAV's users, over what an even share at 10 dB would give them.
+        deviation: ``[E]``, how unequal rates are; ``fairness`` is its negative, the same for all UAVs.
+        collision: ``[E, U]`` bool.
+        out: ``[E, U]`` bool.
+        propulsion_w: ``[E, U]``; ``energy`` is its negative over the hover power.
+    """
+
+    utility: Array
+    deviation: Array
+    collision: Array
+    out: Array
+    propulsion_w: Array
+
+    def arrays(self) -> dict[str, Array]:
+        """``{name: [E, U]}`` of all `OBJECTIVES`, in the dtype of `utility`."""
+        dtype = self.utility.dtype
+        return {
+            "utility": self.utility,
+            "fairness": np.repeat(-self.deviation[:, None], self.utility.shape[1], axis=1),
+            "collision": -self.collision.astype(dtype),
+            "out": -self.out.astype(dtype),
+            "energy": self.propulsion_w * dtype.type(-1 / HOVER_POWER_W),
+        }
+
+    def means(self, flying: Array | None) -> dict[str, Array]:
+        """``{name: [E]}``, means over the UAVs that fly (``[E, U]`` bool; None: all); 0 where none does."""
+        dtype, uavs = self.utility.dtype, self.utility.shape[1]
+        over = np.asarray(1 / uavs, dtype) if flying is None else 1 / np.maximum(flying.sum(axis=1), 1).astype(dtype)
+        return {
+            "utility": self.utility.sum(axis=1) * over,
+            "fairness": -self.deviation,
+            "collision": self.collision.sum(axis=1) * -over,
+            "out": self.out.sum(axis=1) * -over,
+            "energy": self.propulsion_w.sum(axis=1) * (over * dtype.type(-1 / HOVER_POWER_W)),
+        }
+
+
+def objective_weights(config: DownlinkConfig) -> dict[str, float]:
+    """What each objective counts in a UAV's own reward."""
+    return {
+        "utility": 1.0,
+        "fairness": config.lambda_sigma,
+        "collision": config.c_collision,
+        "out": config.c_out,
+        "energy": config.w_energy,
+    }
+
+
+def reward(config: DownlinkConfig, parts: Objectives, *, flying: Array | None = None) -> Array:
+    """``(1 - rho) own + rho mean(own)``, the mean over the UAVs that fly.
+
+    Args:
+        config: Weights.
+        parts: The slot's objectives; of UAVs that do not fly 0.
+        flying: ``[E, U]`` bool; None: all.
+
+    Returns:
+        ``[E, U]``; 0 for UAVs that do not fly.
+    """
+    dtype = parts.utility.dtype
+    own = parts.utility - (config.lambda_sigma * parts.deviation)[:, None]
+    own -= config.c_collision * parts.collision.astype(dtype)
+    own -= config.c_out * parts.out.astype(dtype)
+    if config.w_energy:
+        own -= config.w_energy / HOVER_POWER_W * parts.propulsion_w
+    if flying is not None:
+        own *= flying
+    if config.rho:
+        if flying is None:
+            mean = own.mean(axis=1, keepdims=True)
+        else:
+            mean = own.sum(axis=1, keepdims=True) / np.maximum(flying.sum(axis=1, keepdims=True), 1).astype(dtype)
+        own = (1 - config.rho) * own + config.rho * mean
+        if flying is not None:
+            own *= flying
+    return own
