@@ -20,9 +20,7 @@ class FlightConfig(Strict):
     )
     altitude_min_m: float = Field(default=50.0, gt=0, le=1e4, description="Lowest flight (3-D), in m.")
     altitude_max_m: float = Field(default=150.0, gt=0, le=1e4, description="Highest flight (3-D), in m.")
-    pitch_max_deg: float = Field(
-        default=30.0, gt=0, le=90, description="Steepest climb and descent (3-D), in degrees."
-    )
+    pitch_max_deg: float = Field(default=30.0, gt=0, le=90, description="Steepest climb and descent (3-D), in degrees.")
     yaw_rate_max_deg_s: float | None = Field(
         default=None, gt=0, description="Fastest turn, in degrees a second; empty: turns take no time."
     )

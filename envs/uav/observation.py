@@ -70,8 +70,8 @@ def observation_size(config: DownlinkConfig) -> int:
 def observation_shapes(config: DownlinkConfig) -> dict[str, tuple[int, ...]]:
     """Shape of each leaf of one UAV's observation.
 
-    ``observation`` alone, or ``own``, ``others`` (of several UAVs) and ``users``, and with the graph ``edges`` ``[U, F]``
-    and ``adjacency`` ``[U]``, the UAV's rows of the leaves that `state_shapes` describes.
+    ``observation`` alone, or ``own``, ``others`` (of several UAVs) and ``users``, and with the graph ``edges``
+    ``[U, F]`` and ``adjacency`` ``[U]``, the UAV's rows of the leaves that `state_shapes` describes.
     """
     return {"observation": (observation_size(config),)} if config.observation == "flat" else _blocks(config)
 
@@ -327,6 +327,6 @@ def _observe_users(view: View, rows: Array) -> None:
 
 
 def _error(sim: Simulator, purpose: int, shape: tuple[int, ...]) -> Array:
-    """Logarithm of the factor by which observed gains are off, ``[E, *shape]``: the same for one moment, however often."""
+    """Logarithm of the factor by which observed gains are off, ``[E, *shape]``; the same whenever a moment is seen."""
     drawn = normal(sim.seed, sim.stream, purpose=purpose, step=sim.moment % 2**32, count=math.prod(shape))
     return (sim.config.csi_sigma * drawn).reshape(-1, *shape).astype(sim.dtype)

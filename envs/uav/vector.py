@@ -219,7 +219,9 @@ class DownlinkVectorEnv:
         chosen = {leaf: np.asarray(values) for leaf, values in actions[GROUP].items()}
         expected = self.spec.groups[0].action
         if chosen.keys() != expected.keys():
-            raise ValueError(f"actions of group {GROUP!r} have the leaves {sorted(chosen)}, expected {sorted(expected)}")
+            raise ValueError(
+                f"actions of group {GROUP!r} have the leaves {sorted(chosen)}, expected {sorted(expected)}"
+            )
         for leaf, space in expected.items():
             shape = (self.spec.num_envs, self.config.num_uavs, *(space.shape or ()))
             if chosen[leaf].shape != shape:
