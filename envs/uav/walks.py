@@ -45,10 +45,10 @@ class RandomWalk(Moving):
 
 
 class GaussMarkov(Moving):
-    """Speed ``s`` and heading ``d`` with memory ``a``, with ``w`` standard normal, anew each slot:
+    """Speed and heading with a memory ``a``.
 
-    ``s' = a s + (1 - a) mean_speed + sqrt(1 - a^2) speed_deviation w``, and ``d`` likewise round a mean heading of
-    each user's own. Episodes begin in the stationary law. Within `margin_m` of a border a mean heading that points
+    In each slot ``s' = a s + (1 - a) mean_speed + sqrt(1 - a^2) speed_deviation w`` with ``w`` standard normal, and
+    the heading ``d`` likewise round a mean heading of each user's own. Episodes begin in the stationary law. Within `margin_m` of a border a mean heading that points
     towards it is mirrored at it; a user who meets the border is reflected. Users move at ``s`` clipped to
     ``[0, v_max]``; what the recursion remembers is not clipped.
 
@@ -116,7 +116,8 @@ class GaussMarkov(Moving):
         mean = self.mean_heading[near]
         ahead = np.stack((np.cos(mean), np.sin(mean)), axis=-1)
         outward = (low[near] & (ahead < 0)) | (high[near] & (ahead > 0))
-        self._set_mean(near, _mirrored(mean, outward))
+        turning = outward.any(axis=1)
+        self._set_mean((near[0][turning], near[1][turning]), _mirrored(mean[turning], outward[turning]))
 
     def _mirror(self, mirrored: Array) -> None:
         """Headings after reflection, ``mirrored [E, G, 2]`` by axis; the mean points inward wherever it can."""
@@ -153,8 +154,9 @@ def reflect(place: Array, side: float) -> tuple[Array, Array | None]:
     folded = np.mod(beyond, 2.0 * side)
     # The clip is for what rounding does to a coordinate on a border.
     place[outside] = np.clip(side - np.abs(side - folded), 0.0, side)
-    outside[outside] = folded > side
-    return place, outside
+    mirrored = np.zeros_like(outside)
+    mirrored[outside] = folded > side
+    return place, mirrored
 
 
 def _along(heading: Array, length: Array) -> Array:
