@@ -8,7 +8,11 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from marl_tr.envs.uav.actions_config import ActionsConfig, ContinuousActions
-from marl_tr.envs.uav.flight_config import BatteryConfig, FlightConfig
+from marl_tr.envs.uav.channel_config import AlHouraniConfig, ChannelConfig
+from marl_tr.envs.uav.flight_config import BatteryConfig, DepotStarts, FlightConfig, StartsConfig, UniformStarts
+from marl_tr.envs.uav.layout import checked_centres, depot_places
+from marl_tr.envs.uav.mobility_config import MobilityConfig, StaticConfig
+from marl_tr.envs.uav.propagation import check_coverage
 from marl_tr.envs.uav.radio_config import RadioConfig
 from marl_tr.scenario.strict import Strict
 
@@ -34,6 +38,7 @@ class DownlinkConfig(Strict):
     min_separation_m: float = Field(
         default=10.0, ge=0, description="Two UAVs closer than this at any moment of a slot collide, in m."
     )
+    starts: StartsConfig = Field(default=UniformStarts(), description="Where UAVs begin: uniform or depot.")
     flight: FlightConfig = Field(default=FlightConfig(), description="Dimensions, inertia, collisions.")
     battery: BatteryConfig | None = Field(
         default=None, description="Energy that runs out; empty: energy is counted, and never lacks."
@@ -43,19 +48,24 @@ class DownlinkConfig(Strict):
     )
 
     hotspots: int = Field(default=4, ge=1, le=1000, description="Hot spots that users gather round.")
+    hotspot_centres: list[tuple[float, float]] | None = Field(
+        default=None,
+        min_length=1,
+        description="Where the hot spots are, x and y of each in m, instead of drawn ones; then hotspots is not used.",
+    )
     hotspot_share: float = Field(default=0.75, ge=0, le=1, description="Share of users in hot spots.")
     hotspot_sigma_m: float = Field(
         default=80.0,
         ge=0,
         description="Standard deviation of users round their hot spot, per axis, in m.",
     )
-
-    environment: Literal["suburban", "urban", "dense_urban", "high_rise"] = Field(
-        default="urban", description="Al-Hourani's constants of the air-to-ground channel."
+    mobility: MobilityConfig = Field(
+        default=StaticConfig(),
+        description="How users move: static, random_walk, random_waypoint, gauss_markov, group or trace.",
     )
-    averaging: Literal["mean_gain", "mean_db"] = Field(
-        default="mean_gain",
-        description="Mean over line of sight or not: of the gain, or of the loss in dB; up to 8 dB apart.",
+
+    channel: ChannelConfig = Field(
+        default=AlHouraniConfig(), description="Gains of the links: al_hourani, power_law, tr36777 or gain_map."
     )
     carrier_hz: float = Field(default=2e9, gt=0, description="Carrier frequency, in Hz.")
     bandwidth_hz: float = Field(default=1e6, gt=0, description="Whole bandwidth B, in Hz.")
@@ -108,19 +118,32 @@ class DownlinkConfig(Strict):
     )
 
     @model_validator(mode="after")
-    def _check_altitude(self) -> Self:
+    def _check_places(self) -> Self:
         flight = self.flight
         if flight.dimensions == 3 and not flight.altitude_min_m <= self.altitude_m <= flight.altitude_max_m:
             raise ValueError(
                 f"altitude_m must lie between flight.altitude_min_m and altitude_max_m in 3-D flight, "
                 f"{flight.altitude_min_m:g} and {flight.altitude_max_m:g}, not be {self.altitude_m:g}"
             )
+        if self.hotspot_centres is not None:
+            checked_centres(self.hotspot_centres, self.area_m)
+        if isinstance(self.starts, DepotStarts):
+            depot_places(self.num_uavs, self.starts.spacing_m, self.area_m)
+        lowest, highest = self.altitudes_m
+        check_coverage(self.channel, carrier_hz=self.carrier_hz, area_m=self.area_m, lowest_m=lowest, highest_m=highest)
         return self
 
     @property
     def shared_reward(self) -> bool:
         """Whether all agents get the same reward, ``rho = 1``."""
         return self.rho == 1.0
+
+    @property
+    def altitudes_m(self) -> tuple[float, float]:
+        """Lowest and highest flight, in m."""
+        if self.flight.dimensions == 2:
+            return self.altitude_m, self.altitude_m
+        return self.flight.altitude_min_m, self.flight.altitude_max_m
 
     @property
     def noise_w(self) -> float:

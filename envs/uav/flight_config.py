@@ -1,14 +1,14 @@
-"""Settings of how UAVs move, and of what they move on."""
+"""Settings of how UAVs move: where from, how fast, and for how long."""
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from marl_tr.scenario.strict import Strict
 
-__all__ = ["BatteryConfig", "FlightConfig"]
+__all__ = ["BatteryConfig", "DepotStarts", "FlightConfig", "StartsConfig", "UniformStarts"]
 
 
 class FlightConfig(Strict):
@@ -52,3 +52,19 @@ class BatteryConfig(Strict):
     least_charge: float = Field(
         default=1.0, gt=0, le=1, description="Each UAV starts with a share of the capacity drawn from [this, 1]."
     )
+
+
+class UniformStarts(Strict):
+    """Anywhere in the area, and in 3-D at any height."""
+
+    kind: Literal["uniform"] = "uniform"
+
+
+class DepotStarts(Strict):
+    """Side by side in the area's corner (0, 0), at altitude_m: a square grid that is filled along x first."""
+
+    kind: Literal["depot"] = "depot"
+    spacing_m: float = Field(default=50.0, gt=0, le=1e5, description="Between neighbours, in m.")
+
+
+StartsConfig = Annotated[UniformStarts | DepotStarts, Field(discriminator="kind")]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.philox import normal, uniform
 
-__all__ = ["draw_starts", "draw_users"]
+if TYPE_CHECKING:
+    from marl_tr.envs.uav.config import DownlinkConfig
+
+__all__ = ["checked_centres", "depot_places", "draw_starts", "draw_users"]
 
 Array = NDArray[Any]
 
@@ -57,7 +59,7 @@ def draw_users(
     if centres is None:
         hotspots = config.area_m * (0.15 + 0.7 * draws(_CENTRES, config.hotspots, 2))
     else:
-        hotspots = np.broadcast_to(_checked_centres(centres, config.area_m), (envs, len(centres), 2))
+        hotspots = np.broadcast_to(checked_centres(centres, config.area_m), (envs, len(centres), 2))
     spot = (draws(_MEMBERSHIP, gathered) * hotspots.shape[1]).astype(np.intp)
     scatter = normal(seed, stream, purpose=_SCATTER, step=episode, count=2 * gathered)
     near = np.take_along_axis(hotspots, spot[..., None], axis=1)
@@ -92,13 +94,18 @@ def draw_starts(
         ValueError: The depot does not fit into the area.
     """
     if kind == "depot":
-        return np.repeat(_depot(config, spacing_m)[None], len(stream), axis=0)
+        return np.repeat(depot_places(config.num_uavs, spacing_m, config.area_m)[None], len(stream), axis=0)
     count = 2 * config.num_uavs
     draws = uniform(seed, stream, purpose=_STARTS, step=episode, count=count)
     return config.area_m * draws.reshape(len(stream), config.num_uavs, 2)
 
 
-def _checked_centres(centres: Sequence[tuple[float, float]], area_m: float) -> Array:
+def checked_centres(centres: Sequence[tuple[float, float]], area_m: float) -> Array:
+    """Hot spots as an array ``[n, 2]``, in m.
+
+    Raises:
+        ValueError: There is none, or one is outside the area.
+    """
     if not centres:
         raise ValueError("hot spots: no centre is given")
     for number, centre in enumerate(centres):
@@ -110,13 +117,18 @@ def _checked_centres(centres: Sequence[tuple[float, float]], area_m: float) -> A
     return np.array(centres, float)
 
 
-def _depot(config: DownlinkConfig, spacing_m: float) -> Array:
-    columns = math.ceil(math.sqrt(config.num_uavs))
+def depot_places(num_uavs: int, spacing_m: float, area_m: float) -> Array:
+    """Places in the depot, ``[U, 2]``, in m.
+
+    Raises:
+        ValueError: The depot does not fit into the area.
+    """
+    columns = math.ceil(math.sqrt(num_uavs))
     side = (columns - 1) * spacing_m
-    if side > config.area_m:
+    if side > area_m:
         raise ValueError(
-            f"depot: {config.num_uavs} UAVs {spacing_m:g} m apart need {side:g} m each way, and the area has "
-            f"{config.area_m:g} m; set a smaller spacing, or more area"
+            f"depot: {num_uavs} UAVs {spacing_m:g} m apart need {side:g} m each way, and the area has "
+            f"{area_m:g} m; set a smaller spacing, or more area"
         )
-    index = np.arange(config.num_uavs)
+    index = np.arange(num_uavs)
     return spacing_m * np.stack((index % columns, index // columns), axis=-1).astype(float)

@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from marl_tr.envs.uav.actions import Command, action_spaces, checked, decode
-from marl_tr.envs.uav.channel import ENVIRONMENTS, power_gain
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.energy import climb_power, propulsion_power
 from marl_tr.envs.uav.fairness import fairness
 from marl_tr.envs.uav.flight import advance, collisions, limit_speed, limit_turn
+from marl_tr.envs.uav.flight_config import DepotStarts
 from marl_tr.envs.uav.layout import draw_starts, draw_users
+from marl_tr.envs.uav.mobility import make_mobility
+from marl_tr.envs.uav.propagation import make_channel
 from marl_tr.envs.uav.radio import Links, serve
 from marl_tr.envs.uav.reward import Objectives, reward
 from marl_tr.philox import uniform
@@ -33,8 +35,10 @@ Array = NDArray[Any]
 # What a draw is for; part of the random streams' coordinates, so a number here never changes its meaning.
 _ALTITUDES, _CHARGES = 60, 61
 
-_PLACES = ("position", "velocity", "heading", "power", "battery", "alive", "users")
+_PLACES = ("position", "velocity", "heading", "power", "battery", "alive")
 _RADIO = ("serving", "sinr", "rates", "mean_rates", "load", "uav_rates", "levels")
+_PARTS = ("channel", "mobility")
+"""What keeps a state of its own."""
 _ARRAYS = (*_PLACES, *_RADIO, "slot", "episode")
 
 
@@ -82,7 +86,8 @@ class Simulator:
         power: ``[E, U]``, transmit power of the last slot, in W.
         battery: ``[E, U]``, energy left, in J; infinite without batteries.
         alive: ``[E, U]`` bool, takes part in the next slot. The others lie on the ground and are silent.
-        users: ``[E, G, 2]``, in m.
+        channel: The links' gains, and what was drawn for them.
+        mobility: The users' places, and how they move.
         serving: ``[E, G]``, index of the serving UAV.
         sinr: ``[E, G]``, linear.
         rates: ``[E, G]``, in b/s.
@@ -103,15 +108,25 @@ class Simulator:
         self.seed = 0
         self.stream = np.arange(env_offset, env_offset + num_envs)
         self.actions = action_spaces(config)
-        self._channel = ENVIRONMENTS[config.environment]
         e, u, g = num_envs, config.num_uavs, config.num_users
+        self.channel = make_channel(
+            config.channel, carrier_hz=config.carrier_hz, num_envs=e, num_uavs=u, num_users=g, dtype=dtype
+        )
+        self.mobility = make_mobility(
+            config.mobility,
+            area_m=config.area_m,
+            slot_s=config.slot_s,
+            horizon=config.horizon,
+            num_envs=e,
+            num_users=g,
+            dtype=dtype,
+        )
         self.position = np.zeros((e, u, 3), dtype)
         self.velocity = np.zeros((e, u, 3), dtype)
         self.heading = np.zeros((e, u), dtype)
         self.power = np.zeros((e, u), dtype)
         self.battery = np.full((e, u), np.inf, dtype)
         self.alive = np.ones((e, u), bool)
-        self.users = np.zeros((e, g, 2), dtype)
         self.serving = np.full((e, g), -1, np.intp)
         self.sinr = np.zeros((e, g), dtype)
         self.rates = np.zeros((e, g), dtype)
@@ -121,6 +136,11 @@ class Simulator:
         self.levels = np.zeros((e, u, u), dtype)
         self.slot = np.zeros(e, np.int64)
         self.episode = np.zeros(e, np.int64)
+
+    @property
+    def users(self) -> Array:
+        """``[E, G, 2]``, where the users are, in m."""
+        return self.mobility.position
 
     @property
     def moment(self) -> Array:
@@ -150,16 +170,23 @@ class Simulator:
 
     def _begin(self, rows: Array) -> None:
         config, stream, episode = self.config, self.stream[rows], self.episode[rows]
-        self.position[rows, :, :2] = draw_starts(config, self.seed, stream, episode)
+        of = {"seed": self.seed, "stream": stream, "episode": episode}
+        depot = config.starts if isinstance(config.starts, DepotStarts) else None
+        if depot is not None:
+            starts = draw_starts(config, **of, kind="depot", spacing_m=depot.spacing_m)
+        else:
+            starts = draw_starts(config, **of)
+        self.position[rows, :, :2] = starts
         self.position[rows, :, 2] = config.altitude_m
-        if config.flight.dimensions == 3:
-            low, high = config.flight.altitude_min_m, config.flight.altitude_max_m
+        if config.flight.dimensions == 3 and depot is None:
+            low, high = config.altitudes_m
             self.position[rows, :, 2] = low + (high - low) * self._draw(_ALTITUDES, rows)
         if config.battery is not None:
             least = config.battery.least_charge
             charge = 1.0 if least == 1 else least + (1 - least) * self._draw(_CHARGES, rows)
             self.battery[rows] = config.battery.capacity_j * charge
-        self.users[rows] = draw_users(config, self.seed, stream, episode)
+        self.mobility.begin(rows, draw_users(config, **of, centres=config.hotspot_centres), **of)
+        self.channel.begin(rows, **of)
         for array in (self.velocity, self.heading, self.power, self.sinr, self.rates, self.mean_rates, self.load):
             array[rows] = 0
         self.uav_rates[rows] = 0
@@ -195,8 +222,9 @@ class Simulator:
             separation_m=config.min_separation_m,
             flying=flying,
         )
-        self.transmit()
         self.slot = self.slot + 1
+        self.mobility.move(seed=self.seed, stream=self.stream, moment=self.moment)
+        self.transmit()
         self.mean_rates += (self.rates - self.mean_rates) / self.slot[:, None].astype(self.dtype)
 
         propulsion, energy, terminated = self._spend()
@@ -222,18 +250,7 @@ class Simulator:
     def transmit(self) -> Links:
         """Serve the users from the present positions at the present powers; sets what the radio decides."""
         config = self.config
-        dx = self.users[:, None, :, 0] - self.position[:, :, 0, None]
-        dy = self.users[:, None, :, 1] - self.position[:, :, 1, None]
-        dx *= dx
-        dy *= dy
-        dx += dy
-        gain = power_gain(
-            dx,
-            self.position[:, :, 2, None],
-            constants=self._channel,
-            carrier_hz=config.carrier_hz,
-            averaging=config.averaging,
-        )
+        gain = self.channel.gain(self.position, self.users, seed=self.seed, stream=self.stream, moment=self.moment)
         links = serve(
             gain,
             self.power,
@@ -248,6 +265,8 @@ class Simulator:
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on; arrays are copies."""
         state: dict[str, Any] = {name: getattr(self, name).copy() for name in _ARRAYS}
+        for name in _PARTS:
+            state[name] = getattr(self, name).state_dict()
         return {**state, "seed": self.seed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -261,6 +280,8 @@ class Simulator:
             if mine.shape != theirs.shape:
                 raise ValueError(f"{name}: shape {theirs.shape} does not fit a simulator with {mine.shape}")
             setattr(self, name, theirs.astype(mine.dtype))
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(state[name])
         self.seed = int(state["seed"])
 
     def _fly(self, command: Command) -> Array:

@@ -48,7 +48,7 @@ def test_golden_vector_of_the_mean_gain_channel():
 
 
 def test_golden_vector_of_the_mean_decibel_channel():
-    sim, _ = golden(averaging="mean_db")
+    sim, _ = golden(channel={"kind": "al_hourani", "averaging": "mean_db"})
     sinr_db = 10 * np.log10(sim.sinr[0])
     assert sinr_db == pytest.approx([36.76767, 25.27195, 1.31315, 29.14799, 14.26509], abs=6e-6)
 
