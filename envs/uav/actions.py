@@ -19,6 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from marl_tr.envs.uav.actions_config import ContinuousActions, DiscreteActions
 from marl_tr.envs.uav.config import DownlinkConfig
+from marl_tr.envs.uav.subchannels import split_power
 from marl_tr.vector.contract import Leaves
 
 __all__ = ["POWER_FLOOR", "Command", "action_spaces", "checked", "decode", "encode", "moves"]
@@ -108,7 +109,7 @@ def decode(config: DownlinkConfig, leaves: Leaves) -> Command:
             floor = POWER_FLOOR * config.p_max_w
             power = np.maximum((values[..., -1] + 1.0) * (0.5 * config.p_max_w), floor)
             return Command(speed, heading, pitch, power)
-        split = config.p_max_w * _softmax(kind.logit_scale * values[..., 2 + three :])
+        split = split_power(kind.logit_scale * values[..., 2 + three :], config.p_max_w)
         return Command(speed, heading, pitch, split.sum(axis=2), split)
     if isinstance(kind, DiscreteActions):
         values = leaves["action"]
@@ -212,14 +213,6 @@ def _flight_actions(config: DownlinkConfig, speed: Array, heading: Array, pitch:
 def _velocity(speed: Array, heading: Array, pitch: Array) -> Array:
     level = speed * np.cos(pitch)
     return np.stack((level * np.cos(heading), level * np.sin(heading), speed * np.sin(pitch)), axis=-1)
-
-
-def _softmax(logits: Array) -> Array:
-    """Over the last axis and one further logit of 0, whose share is dropped."""
-    top = np.maximum(logits.max(axis=-1, keepdims=True), 0.0)
-    weights = np.exp(logits - top)
-    shares: Array = weights / (weights.sum(axis=-1, keepdims=True) + np.exp(-top))
-    return shares
 
 
 def _users(config: DownlinkConfig) -> list[int]:

@@ -8,12 +8,15 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from marl_tr.envs.uav.actions_config import ActionsConfig, ContinuousActions
-from marl_tr.envs.uav.channel_config import AlHouraniConfig, ChannelConfig
+from marl_tr.envs.uav.channel_config import AlHouraniConfig, ChannelConfig, GainMapConfig
 from marl_tr.envs.uav.flight_config import BatteryConfig, DepotStarts, FlightConfig, StartsConfig, UniformStarts
 from marl_tr.envs.uav.layout import checked_centres, depot_places
 from marl_tr.envs.uav.mobility_config import MobilityConfig, StaticConfig
 from marl_tr.envs.uav.propagation import check_coverage
 from marl_tr.envs.uav.radio_config import RadioConfig
+from marl_tr.envs.uav.reward_config import RateUtility, UtilityConfig
+from marl_tr.envs.uav.traffic_config import FullBufferConfig, TrafficConfig
+from marl_tr.envs.uav.utility import StdOver
 from marl_tr.scenario.strict import Strict
 
 __all__ = ["DownlinkConfig"]
@@ -75,12 +78,23 @@ class DownlinkConfig(Strict):
         "In both, a UAV's users split its band equally, unless radio.subchannels divides it.",
     )
     radio: RadioConfig = Field(default=RadioConfig(), description="Limits of links, sub-channels, backhaul.")
+    traffic: TrafficConfig = Field(
+        default=FullBufferConfig(), description="What users ask for: full_buffer or poisson."
+    )
     p_max_w: float = Field(default=0.1, gt=0, le=1000, description="Highest transmit power of a UAV, in W.")
     noise_dbm_hz: float = Field(default=-174.0, ge=-250, le=0, description="Noise power density, in dBm/Hz.")
     noise_figure_db: float = Field(default=7.0, ge=0, le=60, description="Receivers' noise figure, in dB.")
 
+    utility: UtilityConfig = Field(
+        default=RateUtility(), description="What a UAV's users are worth to it: rate or alpha_fair."
+    )
     lambda_sigma: float = Field(
         default=0.5, ge=0, description="Weight of the users' rate deviation (population std over R_ref)."
+    )
+    std_over: StdOver = Field(
+        default="users",
+        description="What the deviation is of: 'users': their rates; 'running_users': their mean rates over the "
+        "episode so far; 'uavs': the flying UAVs' sum rates over G/U.",
     )
     rho: float = Field(
         default=0.0, ge=0, le=1, description="0: each UAV its own reward; 1: all get the mean (cooperative)."
@@ -89,6 +103,10 @@ class DownlinkConfig(Strict):
     c_out: float = Field(default=0.2, ge=0, description="Penalty of a slot in which the border stopped it.")
     w_energy: float = Field(default=0.0, ge=0, description="Weight of propulsion power over hover power.")
     comm_power_w: float = Field(default=5.0, ge=0, description="Power of a UAV's radio electronics, in W.")
+
+    outage_mbps: float | None = Field(
+        default=None, gt=0, description="Report the share of users below this rate, in Mb/s; empty: do not."
+    )
 
     observation: Literal["flat", "entities", "graph"] = Field(
         default="flat",
@@ -129,6 +147,9 @@ class DownlinkConfig(Strict):
             checked_centres(self.hotspot_centres, self.area_m)
         if isinstance(self.starts, DepotStarts):
             depot_places(self.num_uavs, self.starts.spacing_m, self.area_m)
+        backhaul = self.radio.backhaul
+        if backhaul is not None and backhaul.channel == "mean_gain" and not isinstance(self.channel, AlHouraniConfig):
+            raise ValueError("radio.backhaul.channel: mean_gain is Al-Hourani's; with another channel use free_space")
         lowest, highest = self.altitudes_m
         check_coverage(self.channel, carrier_hz=self.carrier_hz, area_m=self.area_m, lowest_m=lowest, highest_m=highest)
         return self
@@ -159,6 +180,23 @@ class DownlinkConfig(Strict):
     def fixed_length(self) -> bool:
         """Whether every episode has `horizon` slots."""
         return self.battery is None and not self.flight.terminate_on_collision
+
+    @property
+    def all_served(self) -> bool:
+        """Whether every user always has a UAV."""
+        limits = self.radio
+        free = limits.max_users_per_uav is None and limits.coverage_radius_m is None and limits.subchannels is None
+        return free and self.battery is None and not isinstance(self.channel, GainMapConfig)
+
+    @property
+    def moving_users(self) -> bool:
+        """Whether users move."""
+        return not isinstance(self.mobility, StaticConfig)
+
+    @property
+    def queues(self) -> bool:
+        """Whether something can wait for users."""
+        return not isinstance(self.traffic, FullBufferConfig)
 
     @property
     def channels(self) -> int:

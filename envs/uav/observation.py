@@ -40,7 +40,7 @@ OWN = 8
 PER_OTHER = 7
 """Another UAV, nearest first: mask, relative position (2), velocity (2), power, load; 3-D: relative height, climb."""
 PER_USER = 7
-"""A user: mask, relative position (2), served by me, rate, running mean of the rate, SINR."""
+"""A user: mask, relative position (2), served by me, rate, running mean of the rate, SINR; with queues: the queue."""
 
 _UAV = 7
 _USER = 5
@@ -91,15 +91,15 @@ def state_shapes(config: DownlinkConfig) -> dict[str, tuple[int, ...]]:
     """Shape of each leaf of the global state, without ``E``.
 
     ``uavs``: position (2), velocity (2), power, load, sum rate, then `own_extras`. ``users``: position (2), rate,
-    running mean, SINR, then one column a UAV that is 1 where it serves the user. ``time``: slot over horizon.
-    ``edges`` (row: receiver, column: sender): relative position (2), distance, a tenth of log10 of the power that the
+    running mean, SINR, then one column a UAV that is 1 where it serves the user, then the queue where there are
+    queues, and velocity (2) where users move. ``time``: slot over horizon. ``edges`` (row: receiver, column: sender): relative position (2), distance, a tenth of log10 of the power that the
     sender brings to the receiver's users, over the noise, and in 3-D relative height. ``adjacency``: 1 within
     communication range and on the diagonal; UAVs on the ground have no neighbours.
     """
     u, g = config.num_uavs, config.num_users
     return {
         "uavs": (u, _UAV + len(own_extras(config))),
-        "users": (g, _USER + u),
+        "users": (g, _USER + u + config.queues + 2 * config.moving_users),
         "time": (1,),
         "edges": (u, u, _edge(config)),
         "adjacency": (u, u),
@@ -125,6 +125,8 @@ class View:
         """``[E, G]``, over ``R_ref``."""
         self.users = sim.users * (1 / sim.config.area_m)
         """``[E, G, 2]``, over ``L``."""
+        self.queues = _queues(sim) if sim.config.queues else None
+        """``[E, G]``, a logarithm of what waits; None without queues."""
 
 
 def observe(view: View, out: Array, *, who: Array | None = None) -> None:
@@ -172,7 +174,12 @@ def write_state(view: View, out: dict[str, Array]) -> None:
     rows[..., 2] = view.rates
     rows[..., 3] = view.mean_rates
     rows[..., 4] = view.sinr
-    rows[..., 5:] = sim.serving[:, :, None] == np.arange(sim.config.num_uavs)
+    served = _USER + sim.config.num_uavs
+    rows[..., _USER:served] = sim.serving[:, :, None] == np.arange(sim.config.num_uavs)
+    if view.queues is not None:
+        rows[..., served] = view.queues
+    if sim.config.moving_users:
+        rows[..., -2:] = sim.mobility.velocity * (1 / sim.config.v_max)
     out["time"][:] = _time(sim)
     _write_edges(view, out["edges"], exact=True)
     _write_adjacency(view, out["adjacency"])
@@ -184,7 +191,7 @@ def _blocks(config: DownlinkConfig) -> dict[str, tuple[int, ...]]:
     blocks: dict[str, tuple[int, ...]] = {"own": (OWN + len(own_extras(config)),)}
     if u > 1:
         blocks["others"] = (u - 1, PER_OTHER + (2 if config.flight.dimensions == 3 else 0))
-    blocks["users"] = (config.seen_users, PER_USER)
+    blocks["users"] = (config.seen_users, PER_USER + config.queues)
     if config.observation == "graph":
         blocks |= {"edges": (u, _edge(config)), "adjacency": (u,)}
     return blocks
@@ -228,6 +235,12 @@ def _sinr(sim: Simulator) -> Array:
     np.log10(sim.sinr, out=decibel, where=sim.sinr > 0)
     decibel *= 10 / 40
     return decibel
+
+
+def _queues(sim: Simulator) -> Array:
+    """``log10(1 + b)`` of what waits for each user, ``b`` in what a slot at ``R_ref`` would carry."""
+    waiting = np.log1p(sim.traffic.backlog * (1 / (sim.config.rate_ref * sim.config.slot_s))) / math.log(10)
+    return waiting.astype(sim.dtype, copy=False)
 
 
 def _between(sim: Simulator, nodes: Array) -> tuple[Array, Array, Array]:
@@ -316,6 +329,8 @@ def _observe_users(view: View, rows: Array) -> None:
     rows[..., 4] = seen(view.rates)
     rows[..., 5] = seen(view.mean_rates)
     rows[..., 6] = seen(view.sinr)
+    if view.queues is not None:
+        rows[..., 7] = seen(view.queues)
     if config.csi_sigma:
         error = _error(sim, _SINR_ERROR, (config.num_uavs, config.num_users)) * (10 / math.log(10) / 40)
         if picked is not None:

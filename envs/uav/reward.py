@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.energy import HOVER_POWER_W
+from marl_tr.envs.uav.radio import Links, with_rates
+from marl_tr.envs.uav.reward_config import RateUtility
+from marl_tr.envs.uav.utility import alpha_fair_worth
 
-__all__ = ["OBJECTIVES", "Objectives", "objective_weights", "reward"]
+__all__ = ["OBJECTIVES", "Objectives", "objective_weights", "reward", "utility"]
 
 Array = NDArray[Any]
 
@@ -63,6 +66,23 @@ class Objectives:
             "out": self.out.sum(axis=1) * -over,
             "energy": self.propulsion_w.sum(axis=1) * (over * dtype.type(-1 / HOVER_POWER_W)),
         }
+
+
+def utility(config: DownlinkConfig, links: Links) -> Array:
+    """What its users are worth to each UAV, ``[E, U]``; an even share at 10 dB for each of G / U users is worth 1.
+
+    ``R_u / ((G / U) R_ref)``, or the alpha-fair worth of the users' rates over that of no service, in units of what a
+    rate of ``R_ref`` is worth over it, summed and divided by ``G / U``: with alpha 0 the same, and never negative, so
+    that no UAV gains by leaving a user unserved.
+    """
+    kind, per_uav = config.utility, config.num_users / config.num_uavs
+    if isinstance(kind, RateUtility):
+        return links.uav_rates / (per_uav * config.rate_ref)
+    ends = np.array([0.0 if kind.alpha < 1 else kind.floor, 1.0])
+    least, unit = alpha_fair_worth(ends, alpha=kind.alpha, floor=kind.floor).tolist()
+    worth = alpha_fair_worth(links.rates * (1 / config.rate_ref), alpha=kind.alpha, floor=kind.floor)
+    worth = np.where(links.serving >= 0, worth - least, 0)
+    return with_rates(links, worth).uav_rates * (1 / (per_uav * (unit - least)))
 
 
 def objective_weights(config: DownlinkConfig) -> dict[str, float]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from marl_tr.envs.uav.actions import Command, action_spaces, checked, decode
+from marl_tr.envs.uav.association import nearest_users
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.energy import climb_power, propulsion_power
 from marl_tr.envs.uav.fairness import fairness
@@ -24,8 +25,11 @@ from marl_tr.envs.uav.flight_config import DepotStarts
 from marl_tr.envs.uav.layout import draw_starts, draw_users
 from marl_tr.envs.uav.mobility import make_mobility
 from marl_tr.envs.uav.propagation import make_channel
-from marl_tr.envs.uav.radio import Links, serve
-from marl_tr.envs.uav.reward import Objectives, reward
+from marl_tr.envs.uav.radio import Links, with_rates
+from marl_tr.envs.uav.reward import Objectives, reward, utility
+from marl_tr.envs.uav.traffic import make_traffic
+from marl_tr.envs.uav.transmission import transmit
+from marl_tr.envs.uav.utility import outage_share, rate_deviation
 from marl_tr.philox import uniform
 
 __all__ = ["Outcome", "Simulator"]
@@ -37,7 +41,7 @@ _ALTITUDES, _CHARGES = 60, 61
 
 _PLACES = ("position", "velocity", "heading", "power", "battery", "alive")
 _RADIO = ("serving", "sinr", "rates", "mean_rates", "load", "uav_rates", "levels")
-_PARTS = ("channel", "mobility")
+_PARTS = ("channel", "mobility", "traffic")
 """What keeps a state of its own."""
 _ARRAYS = (*_PLACES, *_RADIO, "slot", "episode")
 
@@ -83,13 +87,14 @@ class Simulator:
         position: ``[E, U, 3]``, in m.
         velocity: ``[E, U, 3]``, as flown in the last slot, in m/s.
         heading: ``[E, U]``, as commanded and reached in the last slot, in rad; along x at first.
-        power: ``[E, U]``, transmit power of the last slot, in W.
+        power: ``[E, U]``, as sent in the last slot, in W.
         battery: ``[E, U]``, energy left, in J; infinite without batteries.
         alive: ``[E, U]`` bool, takes part in the next slot. The others lie on the ground and are silent.
         channel: The links' gains, and what was drawn for them.
         mobility: The users' places, and how they move.
-        serving: ``[E, G]``, index of the serving UAV.
-        sinr: ``[E, G]``, linear.
+        traffic: What users ask for.
+        serving: ``[E, G]``, index of the serving UAV, -1 for nobody.
+        sinr: ``[E, G]``, linear; 0 of users who are not sent to.
         rates: ``[E, G]``, in b/s.
         mean_rates: ``[E, G]``, mean over the episode's slots so far, in b/s.
         load: ``[E, U]``, users served.
@@ -127,6 +132,9 @@ class Simulator:
         self.power = np.zeros((e, u), dtype)
         self.battery = np.full((e, u), np.inf, dtype)
         self.alive = np.ones((e, u), bool)
+        self.traffic = make_traffic(
+            config.traffic, num_envs=e, num_users=g, slot_s=config.slot_s, horizon=config.horizon, dtype=dtype
+        )
         self.serving = np.full((e, g), -1, np.intp)
         self.sinr = np.zeros((e, g), dtype)
         self.rates = np.zeros((e, g), dtype)
@@ -187,6 +195,7 @@ class Simulator:
             self.battery[rows] = config.battery.capacity_j * charge
         self.mobility.begin(rows, draw_users(config, **of, centres=config.hotspot_centres), **of)
         self.channel.begin(rows, **of)
+        self.traffic.begin(rows, **of)
         for array in (self.velocity, self.heading, self.power, self.sinr, self.rates, self.mean_rates, self.load):
             array[rows] = 0
         self.uav_rates[rows] = 0
@@ -212,6 +221,7 @@ class Simulator:
         config = self.config
         leaves = actions if isinstance(actions, Mapping) else {"action": actions}
         command = decode(config, checked(self.actions, leaves, stream=self.stream, dtype=self.dtype))
+        chosen = self._chosen(command)
         flew = self.alive
         flying = None if config.battery is None else flew
         before, dimensions = self.position, config.flight.dimensions
@@ -223,8 +233,14 @@ class Simulator:
             flying=flying,
         )
         self.slot = self.slot + 1
-        self.mobility.move(seed=self.seed, stream=self.stream, moment=self.moment)
-        self.transmit()
+        draw: dict[str, Any] = {"seed": self.seed, "stream": self.stream, "moment": self.moment}
+        self.mobility.move(**draw)
+        gain = self.channel.gain(self.position, self.users, **draw)
+        sent = transmit(config, gain, command, position=self.position, users=self.users, chosen=chosen, flying=flying)
+        links, served = self._deliver(sent.links, draw)
+        self.power = sent.power
+        self.serving, self.sinr, self.rates = links.serving, links.sinr, links.rates
+        self.load, self.uav_rates, self.levels = links.load, links.uav_rates, links.levels
         self.mean_rates += (self.rates - self.mean_rates) / self.slot[:, None].astype(self.dtype)
 
         propulsion, energy, terminated = self._spend()
@@ -233,34 +249,20 @@ class Simulator:
             self.alive = self.alive & ~terminated
         metrics = fairness(self.rates)
         parts = Objectives(
-            utility=self.uav_rates / (config.num_users / config.num_uavs * config.rate_ref),
-            deviation=metrics["std_rate_mbps"] * (1e6 / config.rate_ref),
+            utility=utility(config, links),
+            deviation=self._deviation(metrics, flying),
             collision=collision,
             out=out,
             propulsion_w=propulsion,
         )
-        metrics["mean_sinr_db"] = (10.0 * np.log10(self.sinr)).mean(axis=1)
+        metrics["mean_sinr_db"] = self._mean_sinr_db()
         metrics["collisions"] = collision.sum(axis=1).astype(self.dtype)
         metrics["out_of_bounds"] = out.sum(axis=1).astype(self.dtype)
         metrics["energy_j"] = energy.sum(axis=1)
+        metrics |= served | self._shares(flew)
         for name, mean in parts.means(flying).items():
             metrics[f"objective_{name}"] = mean
         return Outcome(reward(config, parts, flying=flying), flew, terminated, energy, parts, metrics)
-
-    def transmit(self) -> Links:
-        """Serve the users from the present positions at the present powers; sets what the radio decides."""
-        config = self.config
-        gain = self.channel.gain(self.position, self.users, seed=self.seed, stream=self.stream, moment=self.moment)
-        links = serve(
-            gain,
-            self.power,
-            noise_w=config.noise_w,
-            bandwidth_hz=config.bandwidth_hz,
-            resources=config.resources,
-        )
-        self.serving, self.sinr, self.rates = links.serving, links.sinr, links.rates
-        self.load, self.uav_rates, self.levels = links.load, links.uav_rates, links.levels
-        return links
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on; arrays are copies."""
@@ -285,9 +287,9 @@ class Simulator:
         self.seed = int(state["seed"])
 
     def _fly(self, command: Command) -> Array:
-        """Set power, velocity and position; returns ``out [E, U]``."""
+        """Set velocity, heading and position; returns ``out [E, U]``."""
         config, flight = self.config, self.config.flight
-        speed, heading, power = command.speed, command.heading, command.power
+        speed, heading = command.speed, command.heading
         if flight.accel_max_m_s2 is not None:
             flown = np.sqrt(np.square(self.velocity).sum(axis=2))
             speed = limit_speed(speed, flown, accel_max=flight.accel_max_m_s2, dt=config.slot_s)
@@ -295,8 +297,7 @@ class Simulator:
             rate = math.radians(flight.yaw_rate_max_deg_s)
             heading = limit_turn(heading, self.heading, rate_max=rate, dt=config.slot_s)
         if config.battery is not None:
-            speed, power = speed * self.alive, power * self.alive
-        self.power = power.astype(self.dtype, copy=False)
+            speed = speed * self.alive
         self.heading = heading.astype(self.dtype, copy=False)
         position, out = advance(
             self.position,
@@ -315,6 +316,57 @@ class Simulator:
         self.velocity = (position - self.position) / config.slot_s
         self.position = position
         return out
+
+    def _chosen(self, command: Command) -> Array | None:
+        """Users whom the sub-channels are for, among those nearest when the action was chosen; ``[E, U, K]``."""
+        if command.choice is None:
+            return None
+        nearest = nearest_users(self.position, self.users, self.config.channel_choices)
+        chosen = np.take_along_axis(nearest, np.maximum(command.choice, 0), axis=2)
+        return np.where(command.choice >= 0, chosen, -1)
+
+    def _deliver(self, links: Links, draw: dict[str, Any]) -> tuple[Links, dict[str, Array]]:
+        """The links at the rates that users make use of, and the traffic's metrics."""
+        if not self.config.queues:
+            return links, {}
+        served = self.traffic.serve(links.rates, **draw)
+        return with_rates(links, served.rates), served.metrics
+
+    def _deviation(self, metrics: dict[str, Array], flying: Array | None) -> Array:
+        """What the reward calls unequal, ``[E]``, over ``R_ref``."""
+        config = self.config
+        if config.std_over == "users":
+            deviation = metrics["std_rate_mbps"]
+        else:
+            deviation = rate_deviation(
+                config.std_over,
+                rates=self.rates,
+                mean_rates=self.mean_rates,
+                uav_rates=self.uav_rates,
+                flying=flying,
+            )
+        return deviation * (1e6 / config.rate_ref)
+
+    def _mean_sinr_db(self) -> Array:
+        """``[E]``, over the users who are sent to; 0 where none is."""
+        if self.config.all_served:
+            mean: Array = (10.0 * np.log10(self.sinr)).mean(axis=1)
+            return mean
+        heard = self.sinr > 0
+        decibel = 10.0 * np.log10(self.sinr, out=np.zeros_like(self.sinr), where=heard)
+        return decibel.sum(axis=1) / np.maximum(heard.sum(axis=1), 1).astype(self.dtype)
+
+    def _shares(self, flew: Array) -> dict[str, Array]:
+        """Metrics that only some settings have."""
+        config = self.config
+        found: dict[str, Array] = {}
+        if not config.all_served:
+            found["unserved_users"] = (self.serving < 0).sum(axis=1).astype(self.dtype)
+        if config.battery is not None:
+            found["flying_uavs"] = flew.sum(axis=1).astype(self.dtype)
+        if config.outage_mbps is not None:
+            found["outage_share"] = outage_share(self.rates, threshold=1e6 * config.outage_mbps)
+        return found
 
     def _spend(self) -> tuple[Array, Array, Array]:
         """Energy of the slot, ``[E, U]``: propulsion power (W), energy (J), and who ran out of it."""

@@ -37,7 +37,13 @@ class Served:
 
 
 class Traffic(Protocol):
-    """The users' demand in a block of ``E`` environments."""
+    """The users' demand in a block of ``E`` environments.
+
+    Attributes:
+        backlog: ``[E, G]``, bits that wait now; 0 with full buffers, where nothing is counted.
+    """
+
+    backlog: Array
 
     def begin(self, rows: Array, *, seed: int, stream: Array, episode: Array) -> None:
         """Begin an episode in the environments with the indices `rows`.
@@ -78,14 +84,14 @@ class FullBuffer:
     """Whatever the radio offers is used; there are no metrics."""
 
     def __init__(self, *, num_envs: int, num_users: int, dtype: DTypeLike) -> None:
-        self._backlog = np.zeros((num_envs, num_users), dtype)
+        self.backlog: Array = np.zeros((num_envs, num_users), dtype)
 
     def begin(self, rows: Array, *, seed: int, stream: Array, episode: Array) -> None:
         """Nothing waits and nothing is drawn."""
 
     def serve(self, rates: Array, *, seed: int, stream: Array, moment: Array) -> Served:
         """The rates as they are."""
-        return Served(rates, self._backlog, {})
+        return Served(rates, self.backlog, {})
 
     def state_dict(self) -> dict[str, Any]:
         """There is no state."""
