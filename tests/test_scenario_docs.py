@@ -16,6 +16,13 @@ from pydantic.types import StringConstraints
 
 from marl_tr import registry
 from marl_tr.critic.config import AdamFitConfig, TrustRegionFitConfig
+from marl_tr.envs.uav.channel_config import (
+    AlHouraniConfig,
+    GainMapConfig,
+    PowerLawConfig,
+    SamplingConfig,
+    Tr36777Config,
+)
 from marl_tr.scenario.presets import PRESETS
 from marl_tr.scenario.regularisers import (
     ControllerWeight,
@@ -68,6 +75,11 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "pretraining": PretrainingSection,
     "critic.fit: trust_region": TrustRegionFitConfig,
     "critic.fit: adam": AdamFitConfig,
+    "env.config.channel: al_hourani": AlHouraniConfig,
+    "env.config.channel: power_law": PowerLawConfig,
+    "env.config.channel: tr36777": Tr36777Config,
+    "env.config.channel: gain_map": GainMapConfig,
+    "env.config.channel.sampling": SamplingConfig,
 }
 
 

@@ -1,8 +1,8 @@
 """Air-to-ground channel: probabilistic line of sight.
 
-Pure functions, computed in the dtype of their input; float64 meets the golden vectors, float32 is for the
-simulator. Angles are degrees: the constants were fitted in degrees, and code that feeds radians is the best
-known way to get this model wrong.
+Pure functions, and the links that they make; computed in the dtype of their input: float64 meets the golden vectors,
+float32 is for the simulator. Angles are degrees: the constants were fitted in degrees, and code that feeds radians
+is the best known way to get this model wrong.
 
 Source: Al-Hourani, Kandeepan, Lardner, "Optimal LAP altitude for maximum coverage", IEEE WCL 3(6), 2014;
 form as in Zeng, Xu, Zhang, IEEE TWC 18(4), 2019, equations 3 and 4.

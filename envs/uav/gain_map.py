@@ -158,7 +158,7 @@ def save_gain_map(
     return path
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def _read(resolved: str, shown: str, modified_ns: int, size: int) -> GainMap:
     """Read and check; time and size are there so that a file written anew is read anew."""
     try:

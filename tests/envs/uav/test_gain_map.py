@@ -43,6 +43,12 @@ def test_a_grid_point_has_its_own_gain_exactly(solid, interpolation):
     assert (got[0] == SOLID.reshape(24, 15)).all()
 
 
+def test_of_two_equally_near_points_the_lower_one_counts(solid):
+    middle = np.array([[[20.0, -10.0, 50.0]]])
+    got = load_gain_map(solid).decibels(middle, np.array([[[5.0, 25.0]]]), interpolation="nearest")
+    assert got == SOLID[0, 0, 0, 0, 0]
+
+
 @pytest.mark.parametrize("interpolation", ["nearest", "linear"])
 @pytest.mark.parametrize("heights", [True, False])
 def test_between_grid_points_it_agrees_with_scipy(tmp_path, interpolation, heights):
@@ -101,6 +107,15 @@ def test_off_the_grid_a_channel_does_what_it_was_told(solid):
     assert (silent[0] == [[0.0, 0.0], [inside[0, 1, 0], 0.0]]).all()
 
 
+@pytest.mark.parametrize("outside", ["error", "edge", "silent"])
+@pytest.mark.parametrize("lowest", [0.0, 50.0])
+def test_a_uav_on_the_ground_is_silent_whatever_the_map_covers(tmp_path, outside, lowest):
+    file = save_gain_map(tmp_path / "map.npz", gain_db=SOLID, uav_z=[lowest, 120.0], **AXES)
+    position = np.array([[[100.0, 0.0, 0.0], [100.0, 0.0, 60.0]]])
+    gain = channel(file, outside=outside).mean_gain(position, np.array([[[50.0, 50.0]]]))
+    assert (gain[0, :, 0] > 0).tolist() == [False, True]
+
+
 def test_rounding_does_not_put_the_border_off_the_map(tmp_path):
     axis = [0.0, 700.7]
     file = save_gain_map(
@@ -108,7 +123,12 @@ def test_rounding_does_not_put_the_border_off_the_map(tmp_path):
     )
     corner = np.array([[[700.7, 700.7, 50.0]]], np.float32)
     assert float(corner[0, 0, 0]) > 700.7
-    assert channel(file, dtype=np.float32).mean_gain(corner, corner[..., :2]) == pytest.approx(1e-9)
+    made = channel(file, dtype=np.float32)
+    assert made.mean_gain(corner, corner[..., :2]) == pytest.approx(1e-9)
+    near, far = (np.array([[[-by, 0.0, 50.0]]]) for by in (5e-4, 0.01))
+    assert made.mean_gain(near, near[..., :2]) == pytest.approx(1e-9)
+    with pytest.raises(GainMapError, match="off the map"):
+        made.mean_gain(far, corner[..., :2])
 
 
 def test_a_file_is_read_once_and_shared_until_it_changes(solid, monkeypatch):
