@@ -92,9 +92,10 @@ def state_shapes(config: DownlinkConfig) -> dict[str, tuple[int, ...]]:
 
     ``uavs``: position (2), velocity (2), power, load, sum rate, then `own_extras`. ``users``: position (2), rate,
     running mean, SINR, then one column a UAV that is 1 where it serves the user, then the queue where there are
-    queues, and velocity (2) where users move. ``time``: slot over horizon. ``edges`` (row: receiver, column: sender): relative position (2), distance, a tenth of log10 of the power that the
-    sender brings to the receiver's users, over the noise, and in 3-D relative height. ``adjacency``: 1 within
-    communication range and on the diagonal; UAVs on the ground have no neighbours.
+    queues, and velocity (2) where users move. ``time``: slot over horizon. ``edges`` (row: receiver, column: sender):
+    relative position (2), distance, a tenth of log10 of the power that the sender brings to the receiver's users,
+    over the noise, and in 3-D relative height. ``adjacency``: 1 within communication range and on the diagonal; UAVs
+    on the ground have no neighbours.
     """
     u, g = config.num_uavs, config.num_users
     return {

@@ -57,7 +57,7 @@ class DownlinkParallelEnv(ParallelEnv):  # type: ignore[misc]
     ``MultiDiscrete``, or a ``Dict`` of ``move`` and ``alloc``. Each agent's info holds its ``rate_sum`` (b/s),
     ``n_users``, ``energy_J`` and ``power_W`` of the slot, ``collision`` and ``out``, its ``objectives`` by name
     (unweighted; times `objective_weights` they add up to its own reward, before `rho` mixes), and what all share:
-    ``rates`` (b/s), ``sinr_db`` (NaN of users whom nobody serves), ``jain``, ``p5_rate``, ``std_rate``, ``sum_rate``
+    ``rates`` (b/s), ``sinr_db`` (-inf of users whom nobody serves), ``jain``, ``p5_rate``, ``std_rate``, ``sum_rate``
     (b/s). At a reset infos are empty. A UAV whose battery is empty is terminated and leaves `agents`.
 
     Args:
@@ -227,7 +227,7 @@ class DownlinkParallelEnv(ParallelEnv):  # type: ignore[misc]
         served = sim.sinr[0] > 0
         common = {
             "rates": sim.rates[0],
-            "sinr_db": 10.0 * np.log10(sim.sinr[0], out=np.full_like(sim.sinr[0], np.nan), where=served),
+            "sinr_db": 10.0 * np.log10(sim.sinr[0], out=np.full_like(sim.sinr[0], -np.inf), where=served),
             "jain": float(metrics["jain"][0]),
             "p5_rate": 1e6 * float(metrics["p5_rate_mbps"][0]),
             "std_rate": 1e6 * float(metrics["std_rate_mbps"][0]),
