@@ -23,6 +23,8 @@ from marl_tr.envs.uav.channel_config import (
     SamplingConfig,
     Tr36777Config,
 )
+from marl_tr.envs.uav.radio_config import BackhaulConfig, RadioConfig, SubchannelsConfig
+from marl_tr.envs.uav.traffic_config import FullBufferConfig, PoissonConfig
 from marl_tr.scenario.presets import PRESETS
 from marl_tr.scenario.regularisers import (
     ControllerWeight,
@@ -56,6 +58,11 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "scenarios.md"
 SECTIONS: dict[str, type[BaseModel]] = {
     "The file itself": Scenario,
     "env": EnvSection,
+    "env.config.radio": RadioConfig,
+    "env.config.radio.subchannels": SubchannelsConfig,
+    "env.config.radio.backhaul": BackhaulConfig,
+    "env.config.traffic: full_buffer": FullBufferConfig,
+    "env.config.traffic: poisson": PoissonConfig,
     "agents": AgentPart,
     "network: mlp": MlpVelocityConfig,
     "network: residual": ResidualVelocityConfig,

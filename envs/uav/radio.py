@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from marl_tr.envs.uav.association import associate, row_blocks
 from marl_tr.envs.uav.radio_config import LinkLimits
 
-__all__ = ["NO_LIMITS", "Links", "joined", "limited_efficiency", "serve", "with_rates"]
+__all__ = ["NO_LIMITS", "Links", "joined", "limited_rates", "serve", "with_rates"]
 
 Array = NDArray[Any]
 
@@ -120,14 +120,14 @@ def _serve(
         # lose the interference in float32.
         sinr = signal / (1.0 + np.where(mine, 0.0, received).sum(axis=1, dtype=gain.dtype))
     load = mine.sum(axis=2)
-    rates = limited_efficiency(sinr, limits, scale=band / math.log(2))
+    rates = limited_rates(sinr, limits, scale=band / math.log(2))
     # Of a user whom nobody serves, row -1 may be 0; its rate is 0 whatever it is divided by.
     rates /= np.maximum(load, 1)[np.arange(len(load))[:, None], serving]
     uav_rates = np.where(mine, rates[:, None, :], 0.0).sum(axis=2, dtype=gain.dtype)
     return Links(serving, sinr, rates, load, uav_rates, levels)
 
 
-def limited_efficiency(sinr: Array, limits: LinkLimits, *, scale: float) -> Array:
+def limited_rates(sinr: Array, limits: LinkLimits, *, scale: float) -> Array:
     """``scale log(1 + SINR)``, cut off at the highest spectral efficiency and 0 below the least SINR.
 
     Args:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marl_tr.envs.uav.association import associate, row_blocks
-from marl_tr.envs.uav.radio import NO_LIMITS, Links, joined, limited_efficiency
+from marl_tr.envs.uav.radio import NO_LIMITS, Links, joined, limited_rates
 from marl_tr.envs.uav.radio_config import LinkLimits
 
 __all__ = ["SubchannelLinks", "serve_subchannels", "split_power"]
@@ -137,7 +137,7 @@ def _serve(
     else:
         reach[:, itself, itself] = 0
         sinr /= 1.0 + reach.sum(axis=1)
-    rates = limited_efficiency(sinr, limits, scale=width / math.log(2))
+    rates = limited_rates(sinr, limits, scale=width / math.log(2))
 
     pair = (row * users + chosen).ravel()
 

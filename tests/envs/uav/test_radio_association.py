@@ -57,6 +57,13 @@ def test_coverage_and_caps_together_meet_a_loop_over_users(cap):
     assert (found.serving == -1).any()
 
 
+def test_the_coverage_radius_itself_is_covered():
+    distance = np.array([[[149.9, 150.0, 150.1]]])
+    limits = RadioConfig(coverage_radius_m=150.0)
+    found = associate(np.ones((1, 1, 3)), limits=limits, horizontal_sq=distance**2)
+    assert found.serving.tolist() == [[0, 0, -1]]
+
+
 def test_equal_powers_are_settled_by_index():
     received = np.full((2, 3, 7), 5.0)
     found = associate(received, limits=RadioConfig(max_users_per_uav=2)).serving

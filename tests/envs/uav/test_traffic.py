@@ -167,10 +167,11 @@ def test_slots_and_episodes_bring_arrivals_of_their_own_and_long_counts_wrap():
             seen.add(tuple(traffic.arrived[0] - known[0]))
             known = traffic.arrived.copy()
     assert len(seen) == 8
-    far, near = queues(1), queues(1)
-    for traffic, moment in ((far, 5 + 3 * 2**32), (near, 5)):
+    far, half, near = queues(1), queues(1), queues(1)
+    for traffic, moment in ((far, 5 + 3 * 2**32), (half, 5 + 2**31), (near, 5)):
         traffic.serve(offered(0, 1), seed=0, stream=np.arange(1), moment=np.array([moment]))
     assert (far.arrived == near.arrived).all()
+    assert (half.arrived != near.arrived).any()
 
 
 def test_an_episode_begins_in_the_rows_that_are_named_only():

@@ -54,6 +54,7 @@ def test_a_rate_of_zero_counts_as_the_floor_from_alpha_one_on():
     assert alpha_fair(rates, alpha=1.0, floor=0.01)[0] == pytest.approx(np.log(0.02))
     assert alpha_fair(rates, alpha=2.0, floor=0.01)[0] == pytest.approx(-100.5)
     assert alpha_fair(rates, alpha=0.0, floor=0.01)[0] == 2.0
+    assert alpha_fair(rates, alpha=0.95, floor=0.01)[0] == pytest.approx(20 * 2**0.05)
     assert alpha_fair(rates, alpha=0.5, floor=0.01)[0] == pytest.approx(2 * np.sqrt(2))
 
 
