@@ -78,9 +78,8 @@ class Trace:
         t_low, t_high = self.times[self.keys[low] % many], self.times[self.keys[high] % many]
         # Where both knots are one (before the first, after the last), the share is 0.
         share = (time[:, None] - t_low) / np.where(t_high > t_low, t_high - t_low, np.inf)
-        share = np.maximum(share, 0.0)[..., None]
         begin = self.points[low]
-        place: Array = begin + share * (self.points[high] - begin)
+        place: Array = begin + share[..., None] * (self.points[high] - begin)
         return place
 
 

@@ -48,9 +48,9 @@ class GaussMarkov(Moving):
     """Speed and heading with a memory ``a``.
 
     In each slot ``s' = a s + (1 - a) mean_speed + sqrt(1 - a^2) speed_deviation w`` with ``w`` standard normal, and
-    the heading ``d`` likewise round a mean heading of each user's own. Episodes begin in the stationary law. Within `margin_m` of a border a mean heading that points
-    towards it is mirrored at it; a user who meets the border is reflected. Users move at ``s`` clipped to
-    ``[0, v_max]``; what the recursion remembers is not clipped.
+    the heading ``d`` likewise round a mean heading of each user's own. Episodes begin in the stationary law. Within
+    `margin_m` of a border a mean heading that points towards it is mirrored at it; a user who meets the border is
+    reflected. Users move at ``s`` clipped to ``[0, v_max]``; what the recursion remembers is not clipped.
 
     Source: Liang and Haas, "Predictive distance-based mobility management for PCS networks", INFOCOM 1999.
 
