@@ -17,6 +17,7 @@ from marl_tr.envs.uav.mobility_config import (
     MobilityConfig,
     RandomWalkConfig,
     RandomWaypointConfig,
+    StaticConfig,
     TraceConfig,
 )
 from marl_tr.envs.uav.motion import Mobility
@@ -69,6 +70,8 @@ def make_mobility(
         "dtype": dtype,
     }
     match config:
+        case StaticConfig():
+            return Mobility(**block)
         case RandomWalkConfig():
             return RandomWalk(config, **block)
         case RandomWaypointConfig():
@@ -79,4 +82,3 @@ def make_mobility(
             return Groups(config, **block)
         case TraceConfig():
             return TraceReplay(config, horizon=horizon, **block)
-    return Mobility(**block)

@@ -44,6 +44,7 @@ class Trace:
         ids: The users' names, in the order in which the file first has them.
         times: All times that occur, ascending, ``[M]``, in s.
         keys: Of every knot ``user M + index of its time``, ascending, ``[K]`` int64.
+        when: Of every knot its time, ``[K]``, in s.
         points: ``[K, 2]``, in m.
         first: Index of each user's first knot, ``[G + 1]``, the last entry being ``K``.
     """
@@ -51,6 +52,7 @@ class Trace:
     ids: tuple[str, ...]
     times: Array
     keys: Array
+    when: Array
     points: Array
     first: Array
 
@@ -73,14 +75,15 @@ class Trace:
         rank = np.searchsorted(self.times, time, side="right") - 1
         wanted = np.arange(users) * many + rank[:, None]
         after = np.searchsorted(self.keys, wanted.ravel(), side="right").reshape(wanted.shape)
-        low = np.clip(after - 1, self.first[:-1], None)
+        low = np.maximum(after - 1, self.first[:-1])
         high = np.minimum(after, self.first[1:] - 1)
-        t_low, t_high = self.times[self.keys[low] % many], self.times[self.keys[high] % many]
+        t_low, t_high = self.when[low], self.when[high]
         # Where both knots are one (before the first, after the last), the share is 0.
         share = (time[:, None] - t_low) / np.where(t_high > t_low, t_high - t_low, np.inf)
-        share = np.maximum(share, 0.0)[..., None]
-        begin = self.points[low]
-        place: Array = begin + share * (self.points[high] - begin)
+        place = np.empty((*share.shape, 2))
+        for axis in (0, 1):
+            begin = self.points[:, axis][low]
+            place[..., axis] = begin + share * (self.points[:, axis][high] - begin)
         return place
 
 
@@ -116,7 +119,8 @@ def read_trace(path: str | Path, *, num_users: int, area_m: float) -> Trace:
     times = np.unique(np.concatenate([row[:, 0] for row in rows]))
     first = np.cumsum([0, *(len(row) for row in rows)])
     keys = [user * len(times) + np.searchsorted(times, row[:, 0]) for user, row in enumerate(rows)]
-    return Trace(ids, times, np.concatenate(keys), np.concatenate([row[:, 1:] for row in rows]), first)
+    all_rows = np.concatenate(rows)
+    return Trace(ids, times, np.concatenate(keys), all_rows[:, 0].copy(), all_rows[:, 1:].copy(), first)
 
 
 def write_trace(path: str | Path, positions: Array, slot_s: float, *, ids: Sequence[str] | None = None) -> None:
@@ -240,10 +244,10 @@ def _knots(lines: Any, path: str | Path, area_m: float) -> dict[str, list[tuple[
             raise TraceError(f"{where}: id is empty")
         for axis, value in (("x", x), ("y", y)):
             if not -slack <= value <= area_m + slack:
-                raise TraceError(f"{where}: {axis} = {value:g} m is outside the area, [0, {area_m:g}] m (area_m)")
+                raise TraceError(f"{where}: {axis} = {value} m is outside the area, [0, {area_m:g}] m (area_m)")
         own = knots.setdefault(name, [])
         if own and time <= own[-1][0]:
-            raise TraceError(f"{where}: t = {time:g} s of id {name!r} does not come after its last, {own[-1][0]:g} s")
+            raise TraceError(f"{where}: t = {time} s of id {name!r} does not come after its last, {own[-1][0]} s")
         own.append((time, min(max(x, 0.0), area_m), min(max(y, 0.0), area_m)))
     return knots
 

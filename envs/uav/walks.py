@@ -48,9 +48,9 @@ class GaussMarkov(Moving):
     """Speed and heading with a memory ``a``.
 
     In each slot ``s' = a s + (1 - a) mean_speed + sqrt(1 - a^2) speed_deviation w`` with ``w`` standard normal, and
-    the heading ``d`` likewise round a mean heading of each user's own. Episodes begin in the stationary law. Within `margin_m` of a border a mean heading that points
-    towards it is mirrored at it; a user who meets the border is reflected. Users move at ``s`` clipped to
-    ``[0, v_max]``; what the recursion remembers is not clipped.
+    the heading ``d`` likewise round a mean heading of each user's own. Episodes begin in the stationary law. Within
+    `margin_m` of a border a mean heading that points towards it is mirrored at it; a user who meets the border is
+    reflected. Users move at ``s`` clipped to ``[0, v_max]``; what the recursion remembers is not clipped.
 
     Source: Liang and Haas, "Predictive distance-based mobility management for PCS networks", INFOCOM 1999.
 
@@ -109,24 +109,24 @@ class GaussMarkov(Moving):
 
     def _turn_inward(self) -> None:
         """Mirror mean headings that point towards a near border."""
-        low, high = self._place < self._margin, self._place > self.area_m - self._margin
-        near = np.nonzero((low | high).any(axis=2))
-        if len(near[0]) == 0:
-            return
+        half = 0.5 * self.area_m
+        from_centre = self._place - half
+        close = np.abs(from_centre) > half - self._margin
+        near = np.nonzero(close[..., 0] | close[..., 1])
         mean = self.mean_heading[near]
         ahead = np.stack((np.cos(mean), np.sin(mean)), axis=-1)
-        outward = (low[near] & (ahead < 0)) | (high[near] & (ahead > 0))
-        turning = outward.any(axis=1)
+        outward = close[near] & (ahead * from_centre[near] > 0)
+        turning = outward[:, 0] | outward[:, 1]
         self._set_mean((near[0][turning], near[1][turning]), _mirrored(mean[turning], outward[turning]))
 
     def _mirror(self, mirrored: Array) -> None:
         """Headings after reflection, ``mirrored [E, G, 2]`` by axis; the mean points inward wherever it can."""
-        hit = np.nonzero(mirrored.any(axis=2))
+        hit = np.nonzero(mirrored[..., 0] | mirrored[..., 1])
         self.heading[hit] = _mirrored(self.heading[hit], mirrored[hit])
         mean = self.mean_heading[hit]
         ahead = np.stack((np.cos(mean), np.sin(mean)), axis=-1)
-        inward = np.where(self._place[hit] < 0.5 * self.area_m, 1.0, -1.0)
-        self._set_mean(hit, _mirrored(mean, mirrored[hit] & (ahead * inward < 0)))
+        outward = ahead * (self._place[hit] - 0.5 * self.area_m) > 0
+        self._set_mean(hit, _mirrored(mean, mirrored[hit] & outward))
 
     def _set_mean(self, where: tuple[Array, ...], mean: Array) -> None:
         """Set mean headings; headings keep their direction, counted so that the turn to the mean is the short one."""

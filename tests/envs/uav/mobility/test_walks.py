@@ -130,8 +130,19 @@ def test_without_noise_gauss_markov_is_a_billiard(users_of):
             assert path[slot, 0, user] == pytest.approx(expected, abs=1e-6)
 
 
+def test_small_steps_far_from_the_origin_add_up_in_float32(users_of):
+    # A float32 at 60 km counts in steps of 4 mm, and these are 10 mm long.
+    config = GaussMarkovConfig(speed_deviation=0.0, heading_deviation=0.0)
+    users = users_of(config, users=50, area_m=1e5, slot_s=0.01, start=np.full((1, 50, 2), 6e4))
+    path, velocities = users.walk(1000)
+    assert path.dtype == np.float32
+    way = (path[-1] - path[0]).astype(float)
+    assert np.hypot(way[..., 0], way[..., 1]) == pytest.approx(np.full((1, 50), 10.0), abs=0.02)
+    assert np.hypot(velocities[..., 0], velocities[..., 1]) == pytest.approx(np.ones((1000, 1, 50)), abs=1e-4)
+
+
 def test_mean_headings_turn_inward_near_borders_and_keep_their_sine_or_cosine(users_of):
-    config = GaussMarkovConfig(margin_m=50.0)
+    config = GaussMarkovConfig(margin_m=50.0, heading_deviation=0.0)
     start = np.random.default_rng(0).uniform(0, 400.0, (16, 100, 2))
     users = users_of(config, envs=16, users=100, area_m=400.0, start=start, dtype=np.float64)
     before = users.mobility.mean_heading.copy()
@@ -144,6 +155,12 @@ def test_mean_headings_turn_inward_near_borders_and_keep_their_sine_or_cosine(us
         assert np.abs(component(after)) == pytest.approx(np.abs(component(before)), abs=1e-9)
         middle = ~low & ~high
         assert component(after)[middle] == pytest.approx(component(before)[middle], abs=1e-9)
+    # Headings, until now the mean, go after it the short way round (in corners both ways are as long).
+    free = ((start > 2.0) & (start < 398.0)).all(axis=-1)
+    apart = np.remainder(before - after + math.pi, 2 * math.pi) - math.pi
+    assert np.abs(users.mobility.heading - after)[free] == pytest.approx(0.85 * np.abs(apart[free]), abs=1e-9)
+    assert ((users.mobility.heading - after) * apart >= 0)[free & (np.abs(apart) < 3.1)].all()
+    assert (np.abs(before - after) > math.pi + 0.1).any()
 
 
 def test_turning_inward_keeps_users_off_the_borders(users_of):
