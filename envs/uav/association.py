@@ -68,14 +68,25 @@ def associate(received: Array, *, limits: LinkLimits, horizontal_sq: Array | Non
         if horizontal_sq is None:
             raise ValueError("coverage_radius_m is set: pass horizontal_sq, the squared horizontal distances")
         received = np.where(horizontal_sq <= limits.coverage_radius_m**2, received, 0)
-    serving, signal = received.argmax(axis=1), received.max(axis=1)
-    serving[signal <= 0] = -1
+    serving, signal = _strongest(received)
     cap = limits.max_users_per_uav
     if cap is not None and cap < received.shape[2]:
         serving = _admit(received, serving, signal, cap)
         best = np.take_along_axis(received, np.maximum(serving, 0)[:, None, :], axis=1)[:, 0]
         signal = np.where(serving >= 0, best, 0)
     return Association(serving, signal)
+
+
+def _strongest(received: Array) -> tuple[Array, Array]:
+    """Index of the UAV of the highest power, the lowest of equals, -1 where all are 0; and that power; ``[E, G]``."""
+    # A loop over few UAVs, which is faster than a reduction over a middle axis.
+    signal = received[:, 0].copy()
+    serving = np.zeros(signal.shape, np.intp)
+    serving[signal <= 0] = -1
+    for uav in range(1, received.shape[1]):
+        np.copyto(serving, uav, where=received[:, uav] > signal)
+        np.maximum(signal, received[:, uav], out=signal)
+    return serving, signal
 
 
 def _admit(received: Array, asked_first: Array, signal: Array, cap: int) -> Array:

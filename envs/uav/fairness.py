@@ -35,7 +35,7 @@ def fairness(rates: Array) -> dict[str, Array]:
     return {
         "throughput_mbps": total,
         "mean_rate_mbps": mean,
-        "std_rate_mbps": np.sqrt(np.square(deviation).mean(axis=1)),
+        "std_rate_mbps": np.sqrt(np.square(deviation).sum(axis=1) / users),
         "p5_rate_mbps": mbps[:, low] + (at - low) * (mbps[:, high] - mbps[:, low]),
         "min_rate_mbps": mbps[:, 0],
         "jain": np.divide(total * mean, squares, out=np.zeros_like(total), where=squares > 0),

@@ -121,8 +121,9 @@ def _serve(
         sinr = signal / (1.0 + np.where(mine, 0.0, received).sum(axis=1, dtype=gain.dtype))
     load = mine.sum(axis=2)
     rates = limited_rates(sinr, limits, scale=band / math.log(2))
-    # Of a user whom nobody serves, row -1 may be 0; its rate is 0 whatever it is divided by.
-    rates /= np.maximum(load, 1)[np.arange(len(load))[:, None], serving]
+    # Of a user whom nobody serves, the load before the row's first is taken; its rate is 0 whatever it is divided by.
+    sharers = np.maximum(load, 1).astype(gain.dtype)
+    rates /= sharers.take(serving + uavs * np.arange(len(load))[:, None])
     uav_rates = np.where(mine, rates[:, None, :], 0.0).sum(axis=2, dtype=gain.dtype)
     return Links(serving, sinr, rates, load, uav_rates, levels)
 

@@ -55,15 +55,24 @@ class Objectives:
             "energy": self.propulsion_w * dtype.type(-1 / HOVER_POWER_W),
         }
 
-    def means(self, flying: Array | None) -> dict[str, Array]:
-        """``{name: [E]}``, means over the UAVs that fly (``[E, U]`` bool; None: all); 0 where none does."""
+    def means(self, collisions: Array, outs: Array, *, flying: Array | None) -> dict[str, Array]:
+        """Means over the UAVs that fly.
+
+        Args:
+            collisions: ``[E]``, how many collided.
+            outs: ``[E]``, how many were stopped by the border.
+            flying: ``[E, U]`` bool; None: all.
+
+        Returns:
+            ``{name: [E]}``; 0 where nobody flies.
+        """
         dtype, uavs = self.utility.dtype, self.utility.shape[1]
-        over = np.asarray(1 / uavs, dtype) if flying is None else 1 / np.maximum(flying.sum(axis=1), 1).astype(dtype)
+        over = dtype.type(1 / uavs) if flying is None else 1 / np.maximum(flying.sum(axis=1), 1).astype(dtype)
         return {
             "utility": self.utility.sum(axis=1) * over,
             "fairness": -self.deviation,
-            "collision": self.collision.sum(axis=1) * -over,
-            "out": self.out.sum(axis=1) * -over,
+            "collision": collisions * -over,
+            "out": outs * -over,
             "energy": self.propulsion_w.sum(axis=1) * (over * dtype.type(-1 / HOVER_POWER_W)),
         }
 

@@ -1,8 +1,7 @@
 """The batched simulator: one block of environments, pure array code.
 
-A block of about 64 environments keeps its temporaries in the cache, which is faster than one batch of a
-thousand (``E`` here is the block's size). The vector environment runs several, the PettingZoo view one of
-size 1.
+``E`` here is the block's size. The vector environment runs as many blocks as keep the temporaries of one step in the
+cache, the PettingZoo view one of size 1.
 """
 
 from __future__ import annotations
@@ -256,11 +255,10 @@ class Simulator:
             propulsion_w=propulsion,
         )
         metrics["mean_sinr_db"] = self._mean_sinr_db()
-        metrics["collisions"] = collision.sum(axis=1).astype(self.dtype)
-        metrics["out_of_bounds"] = out.sum(axis=1).astype(self.dtype)
-        metrics["energy_j"] = energy.sum(axis=1)
+        hits, stops = collision.sum(axis=1, dtype=self.dtype), out.sum(axis=1, dtype=self.dtype)
+        metrics |= {"collisions": hits, "out_of_bounds": stops, "energy_j": energy.sum(axis=1)}
         metrics |= served | self._shares(flew)
-        for name, mean in parts.means(flying).items():
+        for name, mean in parts.means(hits, stops, flying=flying).items():
             metrics[f"objective_{name}"] = mean
         return Outcome(reward(config, parts, flying=flying), flew, terminated, energy, parts, metrics)
 
@@ -371,7 +369,8 @@ class Simulator:
     def _spend(self) -> tuple[Array, Array, Array]:
         """Energy of the slot, ``[E, U]``: propulsion power (W), energy (J), and who ran out of it."""
         config = self.config
-        propulsion = propulsion_power(np.square(self.velocity[..., :2]).sum(axis=2))
+        vx, vy = self.velocity[..., 0], self.velocity[..., 1]
+        propulsion = propulsion_power(vx * vx + vy * vy)
         if config.flight.dimensions == 3:
             propulsion += climb_power(self.velocity[..., 2])
         energy = (propulsion + config.comm_power_w) * config.slot_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,12 +28,13 @@ from marl_tr.envs.uav.render import TopView, flight, scene
 from marl_tr.envs.uav.simulator import Outcome, Simulator
 from marl_tr.vector.contract import Actions, EnvSpec, GroupSpec, GroupStep, Leaves, Reference, Step, Trajectory
 
-__all__ = ["BLOCK", "DownlinkVectorEnv", "make"]
+__all__ = ["DownlinkVectorEnv", "make"]
 
 Array = NDArray[Any]
 
-BLOCK = 64
-"""Environments a simulator: as many as keep the temporaries of one step in the cache."""
+_LINKS = 2**17
+"""Links (environments times UAVs times users) of a simulator at most: beyond, temporaries leave the cache, and the
+memory that they take grows, while the time that NumPy's calls take besides their work is already small."""
 
 
 def make(*, num_envs: int = 1, env_offset: int = 0, **config: Any) -> DownlinkVectorEnv:
@@ -63,8 +65,7 @@ class DownlinkVectorEnv:
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
         self.config = config
-        firsts = range(0, num_envs, BLOCK)
-        self._rows = [slice(first, min(first + BLOCK, num_envs)) for first in firsts]
+        self._rows = _blocks(num_envs, config.num_uavs * config.num_users)
         self._blocks = [
             Simulator(config, rows.stop - rows.start, env_offset=env_offset + rows.start) for rows in self._rows
         ]
@@ -139,8 +140,7 @@ class DownlinkVectorEnv:
         if final is not None:
             step.groups[GROUP].final_observation = split_observation(self.config, final.observation)
             step.final_state = final.state
-        names = outcomes[0].metrics
-        step.metrics = {name: np.concatenate([outcome.metrics[name] for outcome in outcomes]) for name in names}
+        step.metrics = _joined([outcome.metrics for outcome in outcomes])
         return step
 
     def state_dict(self) -> dict[str, Any]:
@@ -235,6 +235,20 @@ class DownlinkVectorEnv:
 class _Output:
     observation: Array
     state: dict[str, Array]
+
+
+def _blocks(num_envs: int, links: int) -> list[slice]:
+    """Environments in blocks of one size, or two that differ by one."""
+    count = math.ceil(num_envs * links / max(_LINKS, links))
+    edges = [num_envs * index // count for index in range(count + 1)]
+    return [slice(first, last) for first, last in itertools.pairwise(edges)]
+
+
+def _joined(parts: list[Leaves]) -> Leaves:
+    """Blocks of environments as one."""
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _write(block: Simulator, out: _Output, rows: slice, *, who: Array | None = None) -> None:

@@ -5,6 +5,7 @@ import pytest
 from pettingzoo.test import api_test, max_cycles_test, parallel_api_test, parallel_seed_test
 from pettingzoo.test.state_test import state_test
 
+from marl_tr.envs.uav import vector
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.pettingzoo import env, parallel_env
 from marl_tr.envs.uav.simulator import Simulator
@@ -117,6 +118,14 @@ def drawn(mode, envs, steps=8):
     return [random_actions(spec, rng) for _ in range(steps)]
 
 
+@pytest.fixture
+def blocks_of_64(mode, monkeypatch):
+    """At most, so that batches of 65 have a seam."""
+    config = DownlinkConfig(**settings(mode))
+    monkeypatch.setattr(vector, "_LINKS", 64 * config.num_uavs * config.num_users)
+
+
+@pytest.mark.usefixtures("blocks_of_64")
 @each_mode
 def test_an_environment_of_any_batch_equals_a_batch_of_one(mode):
     config = settings(mode)
@@ -140,6 +149,7 @@ def test_an_environment_of_any_batch_equals_a_batch_of_one(mode):
                     assert np.array_equal(array, theirs[name]), (first, last, row, name)
 
 
+@pytest.mark.usefixtures("blocks_of_64")
 @each_mode
 def test_a_restored_state_goes_on_exactly(mode):
     config = settings(mode)
