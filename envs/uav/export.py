@@ -11,7 +11,7 @@ from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.recording import GROUP, Moment, read_state
 from marl_tr.vector.contract import Table, Trajectory
 
-__all__ = ["tables"]
+__all__ = ["tables", "uav_table"]
 
 Array = NDArray[Any]
 
@@ -36,13 +36,21 @@ def tables(config: DownlinkConfig, trajectory: Trajectory) -> dict[str, Table]:
     moment = read_state(config, trajectory.state)
     reward = np.asarray(trajectory.reward[GROUP])
     time = np.arange(len(moment.position)) * config.slot_s
-    found = {"uavs": _uavs(config, moment, reward, time), "users": _users(moment, time)}
+    found = {"uavs": uav_table(config, moment, reward, time), "users": _users(moment, time)}
     if trajectory.metrics:
         found["slots"] = {"t": time[1:], "reward_mean": reward.mean(axis=1), **trajectory.metrics}
     return found
 
 
-def _uavs(config: DownlinkConfig, moment: Moment, reward: Array, time: Array) -> Table:
+def uav_table(config: DownlinkConfig, moment: Moment, reward: Array, time: Array) -> Table:
+    """The table ``uavs`` of `tables`.
+
+    Args:
+        config: Height of level flight.
+        moment: Of every time, ``... = T + 1``.
+        reward: ``[T, U]``.
+        time: ``[T + 1]``, in s.
+    """
     shape = slots, uavs = moment.power_w.shape
     level = np.full(shape, config.altitude_m, moment.position.dtype)
     axes = moment.position.shape[2]

@@ -67,6 +67,8 @@ class Panel:
         self._rows: list[tuple[Any, Rectangle]] = []
         pitch = 0.088 if roomy else min(0.6 / min(config.num_uavs, _MOST), 0.06)
         axes.text(0.62, 0.985, "transmit power", fontsize=7.5, color=FAINT, va="bottom")
+        if not roomy:
+            axes.text(0.19, 0.985, "users, rate", fontsize=7.5, color=FAINT, va="bottom")
         for u in range(min(config.num_uavs, _MOST)):
             self._rows.append(self._row(u, colours[u], 0.955 - pitch * u, roomy=roomy))
         bottom = 0.955 - pitch * len(self._rows)

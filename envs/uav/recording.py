@@ -22,10 +22,8 @@ Array = NDArray[Any]
 GROUP = "uav"
 """Name of the one group of agents."""
 
-_UAV_SCALARS = 3
-"""Columns of a UAV behind its position and velocity: power, load, sum rate."""
-_USER_SCALARS = 3
-"""Columns of a user between its position and who serves it: rate, running mean, SINR."""
+_SERVED = 5
+"""First of a user's columns that say who serves it."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +31,12 @@ class Moment:
     """The global state in physical units; ``...`` are the axes of the state it was read from (copies, or slots).
 
     Attributes:
-        position: ``[..., U, D]``, UAVs, in m.
+        position: ``[..., U, D]``, UAVs, in m; without heights ``D`` is 2.
         velocity: ``[..., U, D]``, in m/s, as flown in the slot that ended.
         power_w: ``[..., U]``, transmit power in that slot.
         load: ``[..., U]`` int, users served.
         uav_rates_bps: ``[..., U]``, sum over each UAV's users.
-        users: ``[..., G, 2 or 3]``, in m.
+        users: ``[..., G, 2]``, in m.
         rates_bps: ``[..., G]``.
         sinr_db: ``[..., G]``; NaN where nothing was received.
         serving: ``[..., G]`` int, index of the serving UAV, -1 where nobody serves.
@@ -56,26 +54,24 @@ class Moment:
 
 
 def read_state(config: DownlinkConfig, state: Mapping[str, Array]) -> Moment:
-    """Undo the scaling of `marl_tr.envs.uav.observation.write_state`; dimensions follow from the arrays' widths.
+    """Undo the scaling of `marl_tr.envs.uav.observation.write_state`.
 
     Args:
         config: Units of the state.
         state: Leaves ``uavs`` and ``users``, with any axes before theirs.
     """
     uavs, users = state["uavs"], state["users"]
-    axes = (uavs.shape[-1] - _UAV_SCALARS) // 2
-    at = users.shape[-1] - config.num_uavs - _USER_SCALARS
-    served = users[..., at + _USER_SCALARS :] > 0
+    served = users[..., _SERVED : _SERVED + config.num_uavs] > 0
     anybody = served.any(axis=-1)
-    level = users[..., at + 2]
+    level = users[..., 4]
     return Moment(
-        position=uavs[..., :axes] * config.area_m,
-        velocity=uavs[..., axes : 2 * axes] * config.v_max,
-        power_w=uavs[..., 2 * axes] * config.p_max_w,
-        load=np.rint(uavs[..., 2 * axes + 1] * config.num_users).astype(np.int64),
-        uav_rates_bps=uavs[..., 2 * axes + 2] * (config.num_users / config.num_uavs * config.rate_ref),
-        users=users[..., :at] * config.area_m,
-        rates_bps=users[..., at] * config.rate_ref,
+        position=uavs[..., 0:2] * config.area_m,
+        velocity=uavs[..., 2:4] * config.v_max,
+        power_w=uavs[..., 4] * config.p_max_w,
+        load=np.rint(uavs[..., 5] * config.num_users).astype(np.int64),
+        uav_rates_bps=uavs[..., 6] * (config.num_users / config.num_uavs * config.rate_ref),
+        users=users[..., 0:2] * config.area_m,
+        rates_bps=users[..., 2] * config.rate_ref,
         sinr_db=np.where(anybody | (level != 0), 40.0 * level, np.nan),
         serving=np.where(anybody, served.argmax(axis=-1), -1),
     )

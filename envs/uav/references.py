@@ -15,9 +15,10 @@ from marl_tr.envs.uav.coverage import Gain
 from marl_tr.envs.uav.recording import GROUP, read_state
 from marl_tr.envs.uav.search import SAMPLE, Utility, placement_problem, search, steps_for
 from marl_tr.philox import uniform
-from marl_tr.vector.contract import Actions, Reference, Step
+from marl_tr.vector.contract import Actions, EnvSpec, Reference, Step
+from marl_tr.vector.sampling import random_actions
 
-__all__ = ["GROUP", "REPLAN_SLOTS", "assign", "k_means", "references"]
+__all__ = ["REPLAN_SLOTS", "assign", "k_means", "references"]
 
 Array = NDArray[Any]
 
@@ -26,7 +27,7 @@ REPLAN_SLOTS = 10
 
 
 def references(
-    config: DownlinkConfig, *, gain: Gain | None = None, utility: Utility | None = None
+    spec: EnvSpec, config: DownlinkConfig, *, gain: Gain | None = None, utility: Utility | None = None
 ) -> Sequence[Reference]:
     """Random actions; hovering; flying to the users' k-means centroids, or to places that a search improved.
 
@@ -36,18 +37,20 @@ def references(
     not learned to use the others.
 
     Args:
-        config: The environment's.
+        spec: Of the batch that they act in.
+        config: Its settings.
         gain: Mean channel that the searches assume; the configuration's where left out.
         utility: What the searches make large; the static reward where left out.
     """
+    generator = np.random.default_rng(0)
     sampled = "" if config.num_users <= SAMPLE else f" on {SAMPLE} users"
 
     def searched(powers: bool) -> _Fly:
         return _Fly(config, _searched(config, gain, utility, powers=powers))
 
     return (
-        Reference("random", _Random(seed=0)),
-        Reference("hover, full power", _hover),
+        Reference("random", lambda step: random_actions(spec, generator)),
+        Reference("hover, full power", _Fly(config, _at_starts(config))),
         Reference("k-means, full power", _Fly(config, _at_centroids(config, restarts=1))),
         Reference("k-means best of 8, full power", _Fly(config, _at_centroids(config, restarts=8))),
         Reference(f"position search{sampled}, full power", searched(powers=False)),
@@ -151,27 +154,8 @@ def _fly(config: DownlinkConfig, way: Array, power_w: Array) -> Actions:
     speed = np.minimum(distance / (config.v_max * config.slot_s), 1.0)
     heading = np.arctan2(way[..., 1], way[..., 0]) / math.pi
     power = 2.0 * power_w / config.p_max_w - 1.0
-    return _actions(np.stack((2.0 * speed - 1.0, heading, power), axis=2))
-
-
-def _actions(array: Array) -> Actions:
-    return {GROUP: {"action": array.astype(np.float32)}}
-
-
-def _hover(step: Step) -> Actions:
-    e, u = step.state["uavs"].shape[:2]
-    return _actions(np.broadcast_to(np.array([-1.0, 0.0, 1.0]), (e, u, 3)))
-
-
-class _Random:
-    """Uniform actions."""
-
-    def __init__(self, seed: int) -> None:
-        self._generator = np.random.default_rng(seed)
-
-    def __call__(self, step: Step) -> Actions:
-        e, u = step.state["uavs"].shape[:2]
-        return _actions(self._generator.uniform(-1.0, 1.0, size=(e, u, 3)))
+    action = np.stack((2.0 * speed - 1.0, heading, power), axis=2)
+    return {GROUP: {"action": action.astype(np.float32)}}
 
 
 @dataclass(frozen=True)
@@ -219,6 +203,15 @@ class _Fly:
                 self._targets[rows], self._power[rows] = plan.targets, plan.power_w
                 self._users[rows], self._slots[rows] = users[rows], slot[rows]
         return _fly(config, self._targets - position, self._power)
+
+
+def _at_starts(config: DownlinkConfig) -> Place:
+    """All where they are, at full power."""
+
+    def place(position: Array, users: Array, stream: Array, last: _Plan | None) -> _Plan:
+        return last or _Plan(position, np.full(position.shape[:2], config.p_max_w))
+
+    return place
 
 
 def _at_centroids(config: DownlinkConfig, *, restarts: int) -> Place:

@@ -159,7 +159,7 @@ class DownlinkVectorEnv:
 
     def references(self) -> Sequence[Reference]:
         """Random, hovering, k-means and searched policies, see `marl_tr.envs.uav.references`."""
-        return references(self.config)
+        return references(self.spec, self.config)
 
     def render(self) -> Array:
         """The first environment from above, with its tracks in this episode, ``[H, W, 3]`` uint8."""

@@ -1,9 +1,10 @@
 import csv
+import dataclasses
 
 import numpy as np
 import pytest
 
-from marl_tr.envs.uav.export import tables
+from marl_tr.envs.uav.export import tables, uav_table
 from marl_tr.envs.uav.pettingzoo import parallel_env
 from marl_tr.envs.uav.recording import EpisodeLog, read_state
 from marl_tr.envs.uav.vector import make
@@ -109,15 +110,17 @@ def test_an_evaluated_episode_also_has_its_slots():
     assert (first != second).any()
 
 
-def test_states_of_uavs_that_climb_are_read_by_their_width():
+def test_uavs_that_climb_have_their_heights_and_climbs():
     env, trajectory, *_ = flown()
-    flat = trajectory.state
-    uavs = np.insert(np.insert(flat["uavs"], 2, 0.08, axis=-1), 5, 0.1, axis=-1)  # z over L, climb over v_max
-    level, climbing = read_state(env.config, flat), read_state(env.config, {**flat, "uavs": uavs})
-    assert climbing.position[..., 2] == pytest.approx(80.0)
-    assert climbing.velocity[..., 2] == pytest.approx(2.0)
-    for name in ("power_w", "load", "uav_rates_bps", "serving"):
-        assert (getattr(climbing, name) == getattr(level, name)).all()
-    found = tables(env.config, type(trajectory)(**{**vars(trajectory), "state": {**flat, "uavs": uavs}}))
-    assert found["uavs"]["z"] == pytest.approx(80.0)
-    assert list(found["uavs"])[5:8] == ["vx_m_s", "vy_m_s", "vz_m_s"]
+    level = read_state(env.config, trajectory.state)
+    heights = np.linspace(50.0, 105.0, 12).reshape(6, 2, 1)
+    climbing = dataclasses.replace(
+        level,
+        position=np.concatenate((level.position, heights), axis=2),
+        velocity=np.concatenate((level.velocity, heights / 10), axis=2),
+    )
+    table = uav_table(env.config, climbing, np.zeros((5, 2)), np.arange(6.0))
+    assert list(table)[4:8] == ["z", "vx_m_s", "vy_m_s", "vz_m_s"]
+    assert table["z"] == pytest.approx(heights.ravel())
+    assert table["vz_m_s"] == pytest.approx(heights.ravel() / 10)
+    assert table["x"] == pytest.approx(level.position[..., 0].ravel())

@@ -6,7 +6,7 @@ from scipy.cluster.vq import kmeans2
 
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.recording import read_state
-from marl_tr.envs.uav.references import REPLAN_SLOTS, assign, k_means, references
+from marl_tr.envs.uav.references import REPLAN_SLOTS, assign, k_means
 from marl_tr.envs.uav.search import placement_problem
 from marl_tr.envs.uav.simulator import Simulator
 from marl_tr.envs.uav.vector import make
@@ -166,7 +166,7 @@ def test_searched_policies_hover_where_the_search_ended_at_its_powers():
 
 
 def test_a_large_task_says_that_its_search_looks_at_some_users_only():
-    names = [reference.name for reference in references(DownlinkConfig(num_uavs=2, num_users=1000))]
+    names = [reference.name for reference in make(num_uavs=2, num_users=1000).references()]
     assert "position search on 256 users, full power" in names
     assert "position and power search on 256 users" in names
 
