@@ -267,7 +267,7 @@ def _one_for_all(config: DownlinkConfig) -> Place:
             serves = nearest[:, None] == np.arange(position.shape[1])
             others = position
         else:
-            serves, others = last.power_w == config.p_max_w, last.targets
+            serves, others = last.power_w > 0.5 * config.p_max_w, last.targets
         return _Plan(
             np.where(serves[..., None], mean, others),
             np.where(serves, config.p_max_w, 1e-3 * config.p_max_w),
