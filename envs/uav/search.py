@@ -22,8 +22,9 @@ __all__ = ["SAMPLE", "Placement", "Problem", "Utility", "climb", "placement_prob
 
 Array = NDArray[Any]
 
-Utility = Callable[[Array, Array], Array]
-"""From mean gains ``[E, U, G]`` and transmit powers ``[E, U]`` in W to what is to be made large, ``[E]``."""
+Utility = Callable[[Array, Array, Array, Array], Array]
+"""From mean gains ``[E, U, G]``, transmit powers ``[E, U]`` in W, and positions of UAVs ``[E, U, D]`` and users
+``[E, G, 2 or more]`` in m to what is to be made large, ``[E]``."""
 
 SAMPLE = 256
 """Users that `search` looks at; of more, so many are drawn."""
@@ -83,10 +84,11 @@ class Problem:
 
     def value(self, position: Array, power_w: Array, users: Array) -> Array:
         """Utility less collisions, ``[E]``; arguments as in `climb`."""
-        return self._worth(position, power_w, self.gain(position, users))
+        return self.worth(self.gain(position, users), power_w, position, users)
 
-    def _worth(self, position: Array, power_w: Array, gain: Array) -> Array:
-        worth = self.utility(gain, power_w)
+    def worth(self, gain: Array, power_w: Array, position: Array, users: Array) -> Array:
+        """`value` where the gains are known."""
+        worth = self.utility(gain, power_w, position, users)
         uavs = position.shape[1]
         if uavs > 1 and self.collision and self.separation_m:
             apart = np.square(position[:, :, None] - position[:, None]).sum(axis=3)
@@ -113,7 +115,7 @@ def placement_problem(
     """
     weight = config.lambda_sigma if lambda_sigma is None else lambda_sigma
 
-    def reward(gain: Array, power_w: Array) -> Array:
+    def reward(gain: Array, power_w: Array, position: Array, users: Array) -> Array:
         links = serve(
             gain, power_w, noise_w=config.noise_w, bandwidth_hz=config.bandwidth_hz, resources=config.resources
         )
@@ -165,7 +167,7 @@ def climb(
     position, power = position.astype(users.dtype), power_w.astype(users.dtype)
     uavs, axes = position.shape[1:]
     gain = problem.gain(position, users)
-    value = problem._worth(position, power, gain)
+    value = problem.worth(gain, power, position, users)
     shrink = (_NARROWEST / _WIDEST) ** (1.0 / max(steps - 1, 1))
     for step in range(steps):
         chunk, within = divmod(step, _DRAWS)
@@ -180,7 +182,7 @@ def climb(
         if powers:
             power[:, u] = np.clip(held[1] * 10.0 ** (_DECADES * drawn[:, axes]), problem.least_w, problem.most_w)
         gain[:, u] = problem.gain(position[:, u : u + 1], users)[:, 0]
-        trial = problem._worth(position, power, gain)
+        trial = problem.worth(gain, power, position, users)
         worse = ~(trial > value)
         for array, old in zip((position, power, gain), held, strict=True):
             array[worse, u] = old[worse]

@@ -148,7 +148,7 @@ def test_a_gain_and_a_utility_of_ones_own_are_climbed():
     problem = placement_problem(
         config,
         gain=lambda uavs, ground: -np.linalg.norm(uavs - goal, axis=2)[:, :, None].repeat(ground.shape[1], 2),
-        utility=lambda gain, power_w: gain.mean(axis=(1, 2)),
+        utility=lambda gain, *_: gain.mean(axis=(1, 2)),
     )
     problem = type(problem)(**{**vars(problem), "collision": 0.0})
     found = climb(problem, users, position, power, steps=400, stream=np.arange(8), powers=False)
