@@ -73,7 +73,7 @@ def ladder(uavs: int, *, scenes: int, seed: int, steps: int) -> dict[str, dict[s
     stream = np.arange(scenes)
     sim = Simulator(config, scenes)
     sim.reset(seed)
-    users, scattered = sim.users.copy(), sim.position.copy()
+    users, scattered = sim.users.copy(), sim.position[..., :2].copy()
     centroids = k_means(users, uavs, stream=stream)
     full = np.full((scenes, uavs), config.p_max_w)
     placed: dict[str, tuple[Any, Any, float]] = {RANDOM: (scattered, full, 0.0), K_MEANS: (centroids, full, 0.0)}
@@ -92,7 +92,7 @@ def measured(sim: Simulator, seed: int, position: Any, power_w: Any) -> dict[str
     """One slot of the simulator itself in which UAVs at `position` hover and send; ``{"mean", "error"}`` by column."""
     config = sim.config
     sim.reset(seed)
-    sim.position = position.astype(sim.dtype)
+    sim.position[..., :2] = position
     hover = np.zeros((*power_w.shape, 3))
     hover[..., 0], hover[..., 2] = -1.0, 2.0 * power_w / config.p_max_w - 1.0
     outcome = sim.step(hover)

@@ -16,14 +16,14 @@ def flown(**config):
     """An episode of the PettingZoo view, with every slot's infos and the simulator's positions."""
     env = parallel_env(num_uavs=2, num_users=4, horizon=5, slot_s=0.5, **config)
     env.reset(seed=1)
-    log, infos, places = EpisodeLog(env), [], [env._sim.position[0].copy()]
+    log, infos, places = EpisodeLog(env), [], [env._sim.position[0, :, :2].copy()]
     rng = np.random.default_rng(0)
     while env.agents:
         actions = {agent: rng.uniform(-1, 1, 3).astype(np.float32) for agent in env.agents}
         _, rewards, _, _, info = env.step(actions)
         log.add(rewards)
         infos.append((rewards, info))
-        places.append(env._sim.position[0].copy())
+        places.append(env._sim.position[0, :, :2].copy())
     return env, log.trajectory(), infos, np.array(places)
 
 
