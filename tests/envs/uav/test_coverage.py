@@ -32,6 +32,7 @@ def test_the_map_shows_a_users_sinr_where_the_user_is(resources):
     assert drawn.shape == (20, 20)
     cells = np.array([(3, 4), (19, 0), (0, 19), (12, 14), (10, 10)])  # along y, along x
     sim = Simulator(config, 1, dtype=np.float64)
+    sim.reset(0)
     sim.position[..., :2] = uavs
     sim.users[:] = (cells[:, ::-1] + 0.5) * 50.0
     sim.step(np.array([[(-1.0, 0.0, 1.0), (-1.0, 0.0, 0.0)]]))  # hovering at these powers

@@ -34,6 +34,7 @@ def started(config, scenes, *, seed=2024, dtype=np.float32):
 def hovering(config, users, position, power_w):
     """A slot of the simulator in which the UAVs hover."""
     sim = Simulator(config, len(users), dtype=users.dtype)
+    sim.reset(0)
     sim.users[:], sim.position[..., :2] = users, position
     actions = np.zeros((*power_w.shape, 3))
     actions[..., 0], actions[..., 2] = -1.0, 2.0 * power_w / config.p_max_w - 1.0
