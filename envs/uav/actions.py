@@ -22,7 +22,7 @@ from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.subchannels import split_power
 from marl_tr.vector.contract import Leaves
 
-__all__ = ["POWER_FLOOR", "Command", "action_spaces", "checked", "decode", "encode", "moves"]
+__all__ = ["POWER_FLOOR", "Command", "action_spaces", "checked", "decode", "encode", "least_power", "moves"]
 
 Array = NDArray[Any]
 
@@ -176,6 +176,12 @@ def encode(
         return {"action": np.stack((move, *alloc), axis=2).astype(np.int64)}
     move = np.clip(_flight_actions(config, speed, heading, pitch), -1.0, 1.0).astype(np.float32)
     return {"move": move, "alloc": np.stack(alloc, axis=2).astype(np.int64)}
+
+
+def least_power(config: DownlinkConfig) -> float:
+    """The lowest transmit power that can be chosen, in W."""
+    kind = config.actions
+    return config.p_max_w * (POWER_FLOOR if isinstance(kind, ContinuousActions) else 1 / kind.powers)
 
 
 def moves(config: DownlinkConfig) -> Array:

@@ -167,6 +167,11 @@ class DownlinkConfig(Strict):
         return self.flight.altitude_min_m, self.flight.altitude_max_m
 
     @property
+    def coordinates(self) -> int:
+        """3 where heights differ: in 3-D flight, and where a UAV may lie on the ground; else 2."""
+        return 2 if self.flight.dimensions == 2 and self.battery is None else 3
+
+    @property
     def noise_w(self) -> float:
         """Noise power over the whole band, in W."""
         return 10 ** ((self.noise_dbm_hz + self.noise_figure_db - 30) / 10) * self.bandwidth_hz

@@ -165,6 +165,10 @@ class DownlinkParallelEnv(ParallelEnv):  # type: ignore[misc]
         leaves = self._leaves()
         return np.concatenate([leaves[name].ravel() for name in _STATE])
 
+    def snapshot(self) -> dict[str, Array]:
+        """The global state by part (see `marl_tr.envs.uav.observation.state_shapes`), new arrays, for `EpisodeLog`."""
+        return {name: leaf[0] for name, leaf in self._leaves().items()}
+
     def render(self) -> NDArray[np.uint8] | None:
         """The area from above, ``[H, W, 3]`` uint8; None without a render mode.
 
@@ -177,10 +181,9 @@ class DownlinkParallelEnv(ParallelEnv):  # type: ignore[misc]
             raise RuntimeError("nothing to render: call reset() first")
         if self._view is None:
             self._view = TopView(self.config)
-        state = {name: leaf[0] for name, leaf in self._leaves().items()}
         title = f"slot {self._sim.slot[0]} of {self.config.horizon}"
-        track = np.stack(self._track)[..., :2] / self.config.area_m
-        return self._view.draw(scene(self.config, state, track, title=title))
+        track = np.stack(self._track)[..., : self.config.coordinates]
+        return self._view.draw(scene(self.config, self.snapshot(), track, title=title))
 
     def close(self) -> None:
         """Release the figure."""

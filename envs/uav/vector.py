@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from marl_tr.envs.uav.actions import action_spaces
 from marl_tr.envs.uav.config import DownlinkConfig
+from marl_tr.envs.uav.export import tables
 from marl_tr.envs.uav.observation import (
     View,
     observation_shapes,
@@ -23,10 +24,21 @@ from marl_tr.envs.uav.observation import (
     state_shapes,
     write_state,
 )
-from marl_tr.envs.uav.references import GROUP, references
-from marl_tr.envs.uav.render import TopView, flight, scene
+from marl_tr.envs.uav.recording import GROUP
+from marl_tr.envs.uav.references import references
+from marl_tr.envs.uav.render import TopView, pictures, scene
 from marl_tr.envs.uav.simulator import Outcome, Simulator
-from marl_tr.vector.contract import Actions, EnvSpec, GroupSpec, GroupStep, Leaves, Reference, Step, Trajectory
+from marl_tr.vector.contract import (
+    Actions,
+    EnvSpec,
+    GroupSpec,
+    GroupStep,
+    Leaves,
+    Reference,
+    Step,
+    Table,
+    Trajectory,
+)
 
 __all__ = ["DownlinkVectorEnv", "make"]
 
@@ -161,8 +173,8 @@ class DownlinkVectorEnv:
         self._record()
 
     def references(self) -> Sequence[Reference]:
-        """Random, hover and k-means policies."""
-        return references(self.config)
+        """Random, hovering, k-means and searched policies, see `marl_tr.envs.uav.references`."""
+        return references(self.spec, self.config)
 
     def render(self) -> Array:
         """The first environment from above, with its tracks in this episode, ``[H, W, 3]`` uint8."""
@@ -176,13 +188,12 @@ class DownlinkVectorEnv:
         return self._view.draw(scene(self.config, state, np.stack(self._track), title=title))
 
     def media(self, trajectory: Trajectory) -> Mapping[str, Array | Callable[[], Array]]:
-        """``tracks``: a picture of the whole episode; ``flight``: makes a video of at most 101 frames (seconds)."""
-        scenes = flight(self.config, trajectory, group=GROUP)
-        stride = math.ceil(len(scenes) / 101)
-        return {
-            "tracks": TopView(self.config, dpi=120).draw(scenes[-1]),
-            "flight": lambda: TopView(self.config).video(scenes[::-stride][::-1]),
-        }
+        """See `marl_tr.envs.uav.render.pictures`."""
+        return pictures(self.config, trajectory)
+
+    def tables(self, trajectory: Trajectory) -> Mapping[str, Table]:
+        """``uavs``, ``users`` and ``slots`` of an episode, see `marl_tr.envs.uav.export`."""
+        return tables(self.config, trajectory)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -192,7 +203,7 @@ class DownlinkVectorEnv:
         first = self._blocks[0]
         if first.slot[0] == 0:
             self._track = []
-        self._track.append(first.position[0, :, :2] / self.config.area_m)
+        self._track.append(first.position[0, :, : self.config.coordinates].copy())
 
     def _empty(self) -> _Output:
         """New arrays each step, so that a caller may keep a step without copying it."""

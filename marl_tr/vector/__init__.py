@@ -8,6 +8,7 @@ from marl_tr.vector.contract import (
     Leaves,
     Reference,
     Step,
+    Table,
     Trajectory,
     VectorEnv,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "Reference",
     "ReplayMismatch",
     "Step",
+    "Table",
     "Trajectory",
     "UnsupportedSpace",
     "VectorEnv",
