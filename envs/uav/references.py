@@ -19,7 +19,7 @@ from marl_tr.philox import uniform
 from marl_tr.vector.contract import Actions, EnvSpec, Reference, Step
 from marl_tr.vector.sampling import random_actions
 
-__all__ = ["REPLAN_SLOTS", "assign", "k_means", "references"]
+__all__ = ["REPLAN_SLOTS", "assign", "k_means", "references", "steer"]
 
 Array = NDArray[Any]
 
@@ -149,7 +149,7 @@ def _distance_sq(a: Array, b: Array) -> Array:
     return squares
 
 
-def _fly(config: DownlinkConfig, way: Array, power_w: Array) -> Actions:
+def steer(config: DownlinkConfig, way: Array, power_w: Array) -> Actions:
     """The actions that fly `way` ``[E, U, D]`` (in m), or as far as a slot allows, at powers ``[E, U]``.
 
     Height that is too far for the steepest pitch comes first, also past the target, to which the UAV then returns.
@@ -213,7 +213,7 @@ class _Fly:
                 plan = self._place(position[rows], users[rows], np.flatnonzero(rows), last)
                 self._targets[rows], self._power[rows] = plan.targets, plan.power_w
                 self._users[rows], self._slots[rows] = users[rows], slot[rows]
-        return _fly(config, self._targets - position, self._power)
+        return steer(config, self._targets - position, self._power)
 
 
 def _at_starts(config: DownlinkConfig) -> Place:

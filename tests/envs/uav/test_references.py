@@ -6,7 +6,7 @@ from scipy.cluster.vq import kmeans2
 
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.recording import read_state
-from marl_tr.envs.uav.references import REPLAN_SLOTS, assign, k_means
+from marl_tr.envs.uav.references import REPLAN_SLOTS, assign, k_means, steer
 from marl_tr.envs.uav.search import placement_problem
 from marl_tr.envs.uav.simulator import Simulator
 from marl_tr.envs.uav.vector import make
@@ -217,3 +217,72 @@ def test_a_search_is_mended_where_users_moved():
         step.state["users"][..., :2] = users / 1000
         step = env.step(act(step))
     assert worth(step, users).mean() > before.mean() + 0.2
+
+
+HOVERING = {"num_users": 12, "horizon": 100}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"actions": {"kind": "discrete"}},
+        {"actions": {"kind": "hybrid"}, "flight": {"dimensions": 3}},
+        {"flight": {"dimensions": 3, "accel_max_m_s2": 4.0}, "starts": {"kind": "depot"}},
+        {"radio": {"max_users_per_uav": 3, "coverage_radius_m": 300.0}},
+        {"radio": {"subchannels": {"count": 4}}},
+        {"channel": {"kind": "al_hourani", "averaging": "sampled"}, "resources": "orthogonal"},
+        {"utility": {"kind": "alpha_fair"}, "std_over": "uavs"},
+        {"battery": {"capacity_j": 15_000.0}, "radio": {"min_sinr_db": 3.0}},
+    ],
+    ids=lambda config: " ".join(config),
+)
+def test_the_searches_beat_what_they_begin_at_in_every_kind_of_setting(config):
+    env = make(num_envs=24, num_uavs=3, **HOVERING, **config)
+    references = {reference.name: reference for reference in env.references()}
+    worth = {}
+    for name in ("random", "k-means, full power", "position search, full power", "position and power search"):
+        step = env.reset(3)
+        total = np.zeros(24)
+        for _ in range(80):
+            actions = references[name].act(step)
+            assert all(
+                space.contains(actions["uav"][leaf][0, 0]) for leaf, space in env.spec.groups[0].action.items()
+            )
+            step = env.step(actions)
+            # What they were looking for: the reward without collisions and borders.
+            total += step.metrics["objective_utility"] + env.config.lambda_sigma * step.metrics["objective_fairness"]
+        worth[name] = total / 80
+    found = worth["position and power search"]
+    assert found.mean() > worth["k-means, full power"].mean()
+    assert found.mean() > worth["random"].mean() + 0.1
+    assert worth["position search, full power"].mean() > worth["k-means, full power"].mean()
+
+
+def test_a_uav_reaches_a_place_that_is_high_above_it():
+    env = make(num_envs=1, num_uavs=1, num_users=1, flight={"dimensions": 3}, hotspot_share=0.0)
+    step = env.reset(0)
+    target = np.array([[[500.0, 500.0, 140.0]]])
+    for _ in range(60):
+        position = read_state(env.config, step.state).position
+        step = env.step(steer(env.config, target - position, np.full((1, 1), 0.1)))
+    assert read_state(env.config, step.state).position == pytest.approx(target, abs=0.1)
+    straight_down = np.array([[[500.0, 500.0, 60.0]]])
+    for _ in range(30):
+        position = read_state(env.config, step.state).position
+        step = env.step(steer(env.config, straight_down - position, np.full((1, 1), 0.1)))
+    assert read_state(env.config, step.state).position == pytest.approx(straight_down, abs=0.1)
+
+
+def test_references_act_in_every_group_of_extremes():
+    for config in (
+        {"num_uavs": 1, "num_users": 1},
+        {"num_uavs": 4, "num_users": 2, "flight": {"dimensions": 3}},
+        {"radio": {"coverage_radius_m": 1e-3}},
+        {"battery": {"capacity_j": 300.0}, "mobility": {"kind": "random_walk"}},
+    ):
+        env = make(num_envs=2, horizon=4, **config)
+        for reference in env.references():
+            step = env.reset(0)
+            for _ in range(5):
+                step = env.step(reference.act(step))
+                assert np.isfinite(step.groups["uav"].reward).all()
