@@ -132,7 +132,8 @@ def collisions(before: Array, after: Array, *, separation_m: float, flying: Arra
     near = closest_approach_sq(before, after) < separation_m**2
     if flying is not None:
         near &= flying[:, :, None] & flying[:, None, :]
-    return np.any(near, axis=2)
+    hit: Array = np.any(near, axis=2)
+    return hit
 
 
 def _differences(x: Array) -> Array:

@@ -86,12 +86,14 @@ def utility(config: DownlinkConfig, links: Links) -> Array:
     """
     kind, per_uav = config.utility, config.num_users / config.num_uavs
     if isinstance(kind, RateUtility):
-        return links.uav_rates / (per_uav * config.rate_ref)
+        share: Array = links.uav_rates / (per_uav * config.rate_ref)
+        return share
     ends = np.array([0.0 if kind.alpha < 1 else kind.floor, 1.0])
     least, unit = alpha_fair_worth(ends, alpha=kind.alpha, floor=kind.floor).tolist()
     worth = alpha_fair_worth(links.rates * (1 / config.rate_ref), alpha=kind.alpha, floor=kind.floor)
     worth = np.where(links.serving >= 0, worth - least, 0)
-    return with_rates(links, worth).uav_rates * (1 / (per_uav * (unit - least)))
+    total: Array = with_rates(links, worth).uav_rates * (1 / (per_uav * (unit - least)))
+    return total
 
 
 def objective_weights(config: DownlinkConfig) -> dict[str, float]:

@@ -20,7 +20,7 @@ from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.energy import climb_power, propulsion_power
 from marl_tr.envs.uav.fairness import fairness
 from marl_tr.envs.uav.flight import advance, collisions, limit_speed, limit_turn
-from marl_tr.envs.uav.flight_config import DepotStarts
+from marl_tr.envs.uav.flight_config import DepotStarts, UniformStarts
 from marl_tr.envs.uav.layout import draw_starts, draw_users
 from marl_tr.envs.uav.mobility import make_mobility
 from marl_tr.envs.uav.propagation import make_channel
@@ -177,15 +177,14 @@ class Simulator:
 
     def _begin(self, rows: Array) -> None:
         config, stream, episode = self.config, self.stream[rows], self.episode[rows]
-        of = {"seed": self.seed, "stream": stream, "episode": episode}
-        depot = config.starts if isinstance(config.starts, DepotStarts) else None
-        if depot is not None:
-            starts = draw_starts(config, **of, kind="depot", spacing_m=depot.spacing_m)
-        else:
-            starts = draw_starts(config, **of)
-        self.position[rows, :, :2] = starts
+        of: dict[str, Any] = {"seed": self.seed, "stream": stream, "episode": episode}
         self.position[rows, :, 2] = config.altitude_m
-        if config.flight.dimensions == 3 and depot is None:
+        if isinstance(config.starts, DepotStarts):
+            of_depot: dict[str, Any] = {"kind": "depot", "spacing_m": config.starts.spacing_m}
+            self.position[rows, :, :2] = draw_starts(config, **of, **of_depot)
+        else:
+            self.position[rows, :, :2] = draw_starts(config, **of)
+        if config.flight.dimensions == 3 and isinstance(config.starts, UniformStarts):
             low, high = config.altitudes_m
             self.position[rows, :, 2] = low + (high - low) * self._draw(_ALTITUDES, rows)
         if config.battery is not None:
@@ -348,11 +347,14 @@ class Simulator:
     def _mean_sinr_db(self) -> Array:
         """``[E]``, over the users who are sent to; 0 where none is."""
         if self.config.all_served:
-            mean: Array = (10.0 * np.log10(self.sinr)).mean(axis=1)
-            return mean
-        heard = self.sinr > 0
-        decibel = 10.0 * np.log10(self.sinr, out=np.zeros_like(self.sinr), where=heard)
-        return decibel.sum(axis=1) / np.maximum(heard.sum(axis=1), 1).astype(self.dtype)
+            decibel = 10.0 * np.log10(self.sinr)
+            count = np.asarray(self.config.num_users, self.dtype)
+        else:
+            heard = self.sinr > 0
+            decibel = 10.0 * np.log10(self.sinr, out=np.zeros_like(self.sinr), where=heard)
+            count = np.maximum(heard.sum(axis=1), 1).astype(self.dtype)
+        mean: Array = decibel.sum(axis=1) / count
+        return mean
 
     def _shares(self, flew: Array) -> dict[str, Array]:
         """Metrics that only some settings have."""
