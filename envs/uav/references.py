@@ -153,7 +153,7 @@ def _fly(config: DownlinkConfig, way: Array, power_w: Array) -> Actions:
     distance = np.sqrt(np.square(way).sum(axis=2))
     speed = np.minimum(distance / (config.v_max * config.slot_s), 1.0)
     heading = np.arctan2(way[..., 1], way[..., 0]) / math.pi
-    power = 2.0 * power_w / config.p_max_w - 1.0
+    power = 2.0 * power_w.astype(np.float64) / config.p_max_w - 1.0
     action = np.stack((2.0 * speed - 1.0, heading, power), axis=2)
     return {GROUP: {"action": action.astype(np.float32)}}
 

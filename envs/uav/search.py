@@ -71,6 +71,7 @@ class Problem:
         most_w: Greatest.
         separation_m: UAVs closer than this collide.
         collision: What a share 1 of colliding UAVs costs.
+        levels: Powers are `most_w` times ``1 / levels, 2 / levels, ...``; 0: any.
     """
 
     gain: Gain
@@ -81,6 +82,7 @@ class Problem:
     most_w: float
     separation_m: float = 0.0
     collision: float = 0.0
+    levels: int = 0
 
     def value(self, position: Array, power_w: Array, users: Array) -> Array:
         """Utility less collisions, ``[E]``; arguments as in `climb`."""
@@ -95,6 +97,14 @@ class Problem:
             apart[:, np.arange(uavs), np.arange(uavs)] = np.inf
             worth = worth - self.collision * (apart < self.separation_m**2).any(axis=2).mean(axis=1)
         return worth
+
+    def allowed(self, power_w: Array) -> Array:
+        """The nearest power that may be sent (of levels, the next one up)."""
+        power: Array = np.clip(power_w, self.least_w, self.most_w)
+        if self.levels:
+            level = np.ceil(power * (self.levels / self.most_w) - 1e-6)  # rounding must not lift a level to the next
+            power = np.clip(level, 1, self.levels) * (self.most_w / self.levels)
+        return power
 
 
 def placement_problem(
@@ -180,7 +190,7 @@ def climb(
         width = (_WIDEST * shrink**step) * (high - low)
         position[:, u] = np.clip(held[0] + width * drawn[:, :axes], low, high)
         if powers:
-            power[:, u] = np.clip(held[1] * 10.0 ** (_DECADES * drawn[:, axes]), problem.least_w, problem.most_w)
+            power[:, u] = problem.allowed(held[1] * 10.0 ** (_DECADES * drawn[:, axes]))
         gain[:, u] = problem.gain(position[:, u : u + 1], users)[:, 0]
         trial = problem.worth(gain, power, position, users)
         worse = ~(trial > value)
