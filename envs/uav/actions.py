@@ -152,7 +152,7 @@ def encode(
         ``{leaf: [E, U, ...]}``, in the spaces of `action_spaces`.
     """
     kind, count = config.actions, config.channels
-    share = power / config.p_max_w
+    share = power.astype(np.float64) / config.p_max_w
     if isinstance(kind, ContinuousActions):
         if not count:
             radio = (2.0 * share - 1.0)[..., None]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marl_tr.envs.uav.actions import Command, least_power
+from marl_tr.envs.uav.actions_config import ContinuousActions
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.coverage import Gain, mean_gain
 from marl_tr.envs.uav.reward import utility as worth
@@ -75,6 +76,7 @@ class Problem:
         most_w: Greatest.
         separation_m: UAVs closer than this collide.
         collision: What a share 1 of colliding UAVs costs.
+        levels: Powers are `most_w` times ``1 / levels, 2 / levels, ...``; 0: any.
     """
 
     gain: Gain
@@ -85,6 +87,7 @@ class Problem:
     most_w: float
     separation_m: float = 0.0
     collision: float = 0.0
+    levels: int = 0
 
     def value(self, position: Array, power_w: Array, users: Array) -> Array:
         """Utility less collisions, ``[E]``; arguments as in `climb`."""
@@ -99,6 +102,14 @@ class Problem:
             apart[:, np.arange(uavs), np.arange(uavs)] = np.inf
             worth = worth - self.collision * (apart < self.separation_m**2).any(axis=2).mean(axis=1)
         return worth
+
+    def allowed(self, power_w: Array) -> Array:
+        """The nearest power that may be sent (of levels, the next one up)."""
+        power: Array = np.clip(power_w, self.least_w, self.most_w)
+        if self.levels:
+            level = np.ceil(power * (self.levels / self.most_w) - 1e-6)  # rounding must not lift a level to the next
+            power = np.clip(level, 1, self.levels) * (self.most_w / self.levels)
+        return power
 
 
 def placement_problem(
@@ -142,6 +153,7 @@ def placement_problem(
         most_w=config.p_max_w,
         separation_m=config.min_separation_m,
         collision=config.c_collision,
+        levels=0 if isinstance(config.actions, ContinuousActions) else config.actions.powers,
     )
 
 
@@ -199,7 +211,7 @@ def climb(
         width = (_WIDEST * shrink**step) * (high - low)
         position[:, u] = np.clip(held[0] + width * drawn[:, :axes], low, high)
         if powers:
-            power[:, u] = np.clip(held[1] * 10.0 ** (_DECADES * drawn[:, axes]), problem.least_w, problem.most_w)
+            power[:, u] = problem.allowed(held[1] * 10.0 ** (_DECADES * drawn[:, axes]))
         gain[:, u] = problem.gain(position[:, u : u + 1], users)[:, 0]
         trial = problem.worth(gain, power, position, users)
         worse = ~(trial > value)

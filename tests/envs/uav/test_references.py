@@ -245,9 +245,7 @@ def test_the_searches_beat_what_they_begin_at_in_every_kind_of_setting(config):
         total = np.zeros(24)
         for _ in range(80):
             actions = references[name].act(step)
-            assert all(
-                space.contains(actions["uav"][leaf][0, 0]) for leaf, space in env.spec.groups[0].action.items()
-            )
+            assert all(space.contains(actions["uav"][leaf][0, 0]) for leaf, space in env.spec.groups[0].action.items())
             step = env.step(actions)
             # What they were looking for: the reward without collisions and borders.
             total += step.metrics["objective_utility"] + env.config.lambda_sigma * step.metrics["objective_fairness"]

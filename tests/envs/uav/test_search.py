@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -129,6 +130,16 @@ def test_places_stay_in_the_area_and_apart_and_powers_in_their_range():
         assert (np.linalg.norm(found.position[:, i] - found.position[:, j], axis=1) >= 120).all()
 
 
+def test_powers_come_from_their_levels_where_there_are_levels():
+    config = DownlinkConfig(num_uavs=3)
+    users, position, power = started(config, 20, dtype=np.float64)
+    problem = dataclasses.replace(placement_problem(config), levels=4)
+    found = climb(problem, users, position, power, steps=200, stream=np.arange(20), powers=True)
+    share = found.power_w / config.p_max_w * 4
+    assert share == pytest.approx(np.rint(share), abs=1e-9)
+    assert set(np.rint(share).astype(int).ravel()) == {1, 2, 3, 4}
+
+
 def test_searching_on_a_sample_never_serves_everybody_worse():
     config = DownlinkConfig(num_uavs=4, num_users=2 * SAMPLE)
     users, position, power = started(config, 16)
@@ -151,7 +162,7 @@ def test_a_gain_and_a_utility_of_ones_own_are_climbed():
         gain=lambda uavs, ground: -np.linalg.norm(uavs - goal, axis=2)[:, :, None].repeat(ground.shape[1], 2),
         utility=lambda gain, *_: gain.mean(axis=(1, 2)),
     )
-    problem = type(problem)(**{**vars(problem), "collision": 0.0})
+    problem = dataclasses.replace(problem, collision=0.0)
     found = climb(problem, users, position, power, steps=400, stream=np.arange(8), powers=False)
     assert np.linalg.norm(found.position - goal, axis=2).max() < 30
 
