@@ -2,9 +2,9 @@
 
 Every point runs in a process of its own on one thread: it makes a batch, steps it with random actions, and reports CPU
 time for a step of one environment (observations, state, rewards and metrics included) and the peak of its resident
-memory. Along each axis the time is fitted by ``time = c size^exponent``, by least squares of logarithms; where the fit is
-poor (R^2), the growth has no one exponent: small sizes cost NumPy's calls, large ones the arrays. Results are written to
-``benchmarks/results/uav_scale.json``.
+memory. Along each axis the time is fitted by ``time = c size^exponent``, by least squares of logarithms; where the fit
+is poor (R^2), the growth has no one exponent: small sizes cost NumPy's calls, large ones the arrays. Results are
+written to ``benchmarks/results/uav_scale.json``.
 """
 
 from __future__ import annotations

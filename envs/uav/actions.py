@@ -84,7 +84,8 @@ def checked(
         if isinstance(space, spaces.Box):
             if not np.isfinite(values).all():
                 _refuse(values, ~np.isfinite(values).all(axis=2), stream, "is not finite")
-            found[leaf] = np.clip(values, -1.0, 1.0).astype(dtype, copy=False)
+            # Half the overhead of np.clip.
+            found[leaf] = np.minimum(np.maximum(values, -1.0), 1.0).astype(dtype, copy=False)
         else:
             sizes = space.nvec if isinstance(space, spaces.MultiDiscrete) else np.empty(0)
             wrong = ((values < 0) | (values >= sizes) | (values != np.floor(values))).any(axis=2)

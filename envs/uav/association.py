@@ -19,6 +19,10 @@ Array = NDArray[Any]
 _BLOCK = 2**18
 
 
+_FEW = 2048
+"""Below, it is the number of NumPy's calls that counts."""
+
+
 def row_blocks(rows: int, row_size: int) -> Iterator[slice]:
     """Cut `rows` into blocks of about 2**18 numbers, and at least one row, to bound the memory of temporaries.
 
@@ -79,7 +83,11 @@ def associate(received: Array, *, limits: LinkLimits, horizontal_sq: Array | Non
 
 def _strongest(received: Array) -> tuple[Array, Array]:
     """Index of the UAV of the highest power, the lowest of equals, -1 where all are 0; and that power; ``[E, G]``."""
-    # A loop over few UAVs, which is faster than a reduction over a middle axis.
+    if received.size < _FEW:
+        serving, signal = received.argmax(axis=1), received.max(axis=1)
+        serving[signal <= 0] = -1
+        return serving, signal
+    # A loop over few UAVs: of many numbers faster than a reduction over a middle axis.
     signal = received[:, 0].copy()
     serving = np.zeros(signal.shape, np.intp)
     serving[signal <= 0] = -1

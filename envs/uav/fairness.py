@@ -25,18 +25,18 @@ def fairness(rates: Array) -> dict[str, Array]:
     """
     mbps = np.sort(rates, axis=1) * 1e-6
     users = rates.shape[1]
-    total = mbps.sum(axis=1)
+    total = np.add.reduce(mbps, axis=1)
     mean = total / users
     deviation = mbps - mean[:, None]
-    squares = np.square(mbps).sum(axis=1)
+    squares = np.add.reduce(np.square(mbps), axis=1)
     at = 0.05 * (users - 1)
     low = math.floor(at)
     high = min(low + 1, users - 1)
     return {
         "throughput_mbps": total,
         "mean_rate_mbps": mean,
-        "std_rate_mbps": np.sqrt(np.square(deviation).sum(axis=1) / users),
+        "std_rate_mbps": np.sqrt(np.add.reduce(np.square(deviation), axis=1) / users),
         "p5_rate_mbps": mbps[:, low] + (at - low) * (mbps[:, high] - mbps[:, low]),
         "min_rate_mbps": mbps[:, 0],
-        "jain": np.divide(total * mean, squares, out=np.zeros_like(total), where=squares > 0),
+        "jain": total * mean / np.maximum(squares, np.finfo(squares.dtype).tiny),  # 0 / tiny where nobody is served
     }

@@ -100,8 +100,8 @@ def closest_approach_sq(before: Array, after: Array) -> Array:
         ``[E, U, U]``, in m^2; infinite on the diagonal.
     """
     # Coordinates first: [D, E, U, U].
-    start = np.ascontiguousarray(np.moveaxis(before, 2, 0))
-    move = np.ascontiguousarray(np.moveaxis(after, 2, 0)) - start
+    start = np.ascontiguousarray(before.transpose(2, 0, 1))
+    move = np.ascontiguousarray(after.transpose(2, 0, 1)) - start
     apart, drift = _differences(start), _differences(move)
     # The tiny floor stands for "no relative motion"; the moment is then 0 whatever the distance.
     moment = _total(apart * drift)
@@ -129,6 +129,8 @@ def collisions(before: Array, after: Array, *, separation_m: float, flying: Arra
     Returns:
         ``[E, U]`` bool.
     """
+    if before.shape[1] == 1:
+        return np.zeros(before.shape[:2], bool)
     near = closest_approach_sq(before, after) < separation_m**2
     if flying is not None:
         near &= flying[:, :, None] & flying[:, None, :]

@@ -73,8 +73,9 @@ def geometry(position: Array, users: Array) -> Geometry:
     dx *= dx
     dy *= dy
     dx += dy
-    height = np.maximum(position[:, :, 2:], 1.0)
-    flying = position[:, :, 2:] > 0
-    if flying.all():
+    height = position[:, :, 2:]
+    if height.min() >= 1.0:  # nearly always; the rest is many calls for arrays as small as this
         return Geometry(dx, height, None)
-    return Geometry(dx, np.where(flying, height, _NOMINAL_HEIGHT_M).astype(dx.dtype, copy=False), flying)
+    flying = height > 0
+    height = np.where(flying, np.maximum(height, 1.0), _NOMINAL_HEIGHT_M).astype(dx.dtype, copy=False)
+    return Geometry(dx, height, None if flying.all() else flying)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from pettingzoo.utils import parallel_to_aec
 
 from marl_tr.envs.uav.actions import action_spaces
 from marl_tr.envs.uav.config import DownlinkConfig
+from marl_tr.envs.uav.energy import HOVER_POWER_W
 from marl_tr.envs.uav.observation import (
     View,
     observation_shapes,
@@ -153,9 +155,9 @@ class DownlinkParallelEnv(ParallelEnv):  # type: ignore[misc]
         self._track.append(self._sim.position[0])
         over = bool(self._sim.over[0])
         observations, infos = self._observations(outcome.flew), self._infos(outcome)
-        rows = [self._row[agent] for agent in agents]
-        rewards = dict(zip(agents, outcome.reward[0, rows].tolist(), strict=True))
-        terminations = dict(zip(agents, outcome.terminated[0, rows].tolist(), strict=True))
+        reward, terminated = outcome.reward[0].tolist(), outcome.terminated[0].tolist()
+        rewards = {agent: reward[self._row[agent]] for agent in agents}
+        terminations = {agent: terminated[self._row[agent]] for agent in agents}
         truncations = {agent: over and not ended for agent, ended in terminations.items()}
         self.agents = [] if over else [agent for agent in agents if not terminations[agent]]
         return observations, rewards, terminations, truncations, infos
@@ -199,16 +201,15 @@ class DownlinkParallelEnv(ParallelEnv):  # type: ignore[misc]
         if missing:
             raise ValueError(f"no action for {', '.join(missing)}")
         leaves: Leaves = {}
+        rows = [self._row[agent] for agent in self.agents]
         for leaf, space in self._leaf_spaces.items():
-            stacked = np.zeros((1, self.config.num_uavs, *(space.shape or ())), space.dtype)
-            for agent in self.agents:
-                mine = np.asarray(actions[agent] if len(self._leaf_spaces) == 1 else actions[agent][leaf])
-                if mine.shape != space.shape:
-                    raise ValueError(
-                        f"{leaf} of {agent} has {space.shape[0] if space.shape else 1} numbers; got shape {mine.shape}"
-                    )
-                stacked[0, self._row[agent]] = mine
-            leaves[leaf] = stacked
+            chosen = [actions[agent] if len(self._leaf_spaces) == 1 else actions[agent][leaf] for agent in self.agents]
+            for agent, values in zip(self.agents, chosen, strict=True):
+                if np.shape(values) != space.shape:
+                    numbers = space.shape[0] if space.shape else 1
+                    raise ValueError(f"{leaf} of {agent} has {numbers} numbers; got shape {np.shape(values)}")
+            leaves[leaf] = np.zeros((1, self.config.num_uavs, *(space.shape or ())), space.dtype)
+            leaves[leaf][0, rows] = chosen
         return leaves
 
     def _observations(self, who: Array) -> dict[str, Any]:
@@ -227,10 +228,11 @@ class DownlinkParallelEnv(ParallelEnv):  # type: ignore[misc]
 
     def _infos(self, outcome: Outcome) -> dict[str, dict[str, Any]]:
         sim, metrics = self._sim, outcome.metrics
-        served = sim.sinr[0] > 0
+        with contextlib.nullcontext() if self.config.all_served else np.errstate(divide="ignore"):
+            sinr_db = 10.0 * np.log10(sim.sinr[0])
         common = {
             "rates": sim.rates[0],
-            "sinr_db": 10.0 * np.log10(sim.sinr[0], out=np.full_like(sim.sinr[0], -np.inf), where=served),
+            "sinr_db": sinr_db,
             "jain": float(metrics["jain"][0]),
             "p5_rate": 1e6 * float(metrics["p5_rate_mbps"][0]),
             "std_rate": 1e6 * float(metrics["std_rate_mbps"][0]),
@@ -245,12 +247,19 @@ class DownlinkParallelEnv(ParallelEnv):  # type: ignore[misc]
             "out": outcome.out,
         }
         listed = {name: column[0].tolist() for name, column in columns.items()}
-        objectives = {name: column[0].tolist() for name, column in outcome.objectives.arrays().items()}
-        return {
-            agent: {
-                **{name: column[row] for name, column in listed.items()},
-                "objectives": {name: column[row] for name, column in objectives.items()},
-                **common,
+        parts = outcome.objectives
+        fairness = -float(parts.deviation[0])
+        utility, propulsion = parts.utility[0].tolist(), parts.propulsion_w[0].tolist()
+        infos = {}
+        for agent in self.agents:
+            row = self._row[agent]
+            mine = {name: column[row] for name, column in listed.items()}
+            objectives = {
+                "utility": utility[row],
+                "fairness": fairness,
+                "collision": -float(mine["collision"]),
+                "out": -float(mine["out"]),
+                "energy": -propulsion[row] / HOVER_POWER_W,
             }
-            for agent, row in ((agent, self._row[agent]) for agent in self.agents)
-        }
+            infos[agent] = {**mine, "objectives": objectives, **common}
+        return infos

@@ -69,11 +69,11 @@ class Objectives:
         dtype, uavs = self.utility.dtype, self.utility.shape[1]
         over = dtype.type(1 / uavs) if flying is None else 1 / np.maximum(flying.sum(axis=1), 1).astype(dtype)
         return {
-            "utility": self.utility.sum(axis=1) * over,
+            "utility": np.add.reduce(self.utility, axis=1) * over,
             "fairness": -self.deviation,
             "collision": collisions * -over,
             "out": outs * -over,
-            "energy": self.propulsion_w.sum(axis=1) * (over * dtype.type(-1 / HOVER_POWER_W)),
+            "energy": np.add.reduce(self.propulsion_w, axis=1) * (over * dtype.type(-1 / HOVER_POWER_W)),
         }
 
 
@@ -120,8 +120,8 @@ def reward(config: DownlinkConfig, parts: Objectives, *, flying: Array | None = 
     """
     dtype = parts.utility.dtype
     own = parts.utility - (config.lambda_sigma * parts.deviation)[:, None]
-    own -= config.c_collision * parts.collision.astype(dtype)
-    own -= config.c_out * parts.out.astype(dtype)
+    own -= parts.collision * dtype.type(config.c_collision)
+    own -= parts.out * dtype.type(config.c_out)
     if config.w_energy:
         own -= config.w_energy / HOVER_POWER_W * parts.propulsion_w
     if flying is not None:

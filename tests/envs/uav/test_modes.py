@@ -7,8 +7,11 @@ from pettingzoo.test.state_test import state_test
 
 from marl_tr.envs.uav import vector
 from marl_tr.envs.uav.config import DownlinkConfig
+from marl_tr.envs.uav.coverage import mean_gain
+from marl_tr.envs.uav.gain_map import save_gain_map
 from marl_tr.envs.uav.pettingzoo import env, parallel_env
 from marl_tr.envs.uav.simulator import Simulator
+from marl_tr.envs.uav.traces import write_trace
 from marl_tr.envs.uav.vector import make
 from marl_tr.vector.check_vector import contract_problems, step_digest
 from marl_tr.vector.sampling import random_actions, sample
@@ -319,3 +322,98 @@ def test_exchanging_users_exchanges_their_rates_and_nothing_else(mode):
         assert two.reward == pytest.approx(one.reward, rel=1e-9, abs=1e-12)
         for name, metric in one.metrics.items():
             assert two.metrics[name] == pytest.approx(metric, rel=1e-9), name
+
+
+def test_a_map_of_a_channels_own_gains_gives_nearly_its_rates(tmp_path):
+    path = tmp_path / "map.npz"
+    axis = np.linspace(0.0, 1000.0, 51)
+    grid = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(1, -1, 2)
+    config = DownlinkConfig(**SIZES)
+    uavs = np.concatenate((grid, np.full((1, grid.shape[1], 1), 100.0)), axis=2)
+    gain = mean_gain(config)(uavs, grid).reshape(51, 51, 51, 51)
+    save_gain_map(path, gain_db=10 * np.log10(gain), uav_x=axis, uav_y=axis, user_x=axis, user_y=axis, carrier_hz=2e9)
+    mapped = DownlinkConfig(**SIZES, channel={"kind": "gain_map", "file": str(path)})
+    sims = [Simulator(c, 64) for c in (config, mapped)]
+    rng = np.random.default_rng(0)
+    for sim in sims:
+        sim.reset(4)
+    for _ in range(3):
+        actions = rng.uniform(-1, 1, (64, 3, 3))
+        exact, looked_up = (sim.step(actions) for sim in sims)
+    assert (sims[0].serving == sims[1].serving).mean() > 0.98
+    assert np.median(np.abs(sims[1].rates / sims[0].rates - 1)) < 0.05
+    assert looked_up.metrics["throughput_mbps"].mean() == pytest.approx(
+        exact.metrics["throughput_mbps"].mean(), rel=0.03
+    )
+    whole, twin = Simulator(mapped, 64), Simulator(mapped, 1, env_offset=63)
+    for sim in (whole, twin):
+        sim.reset(4)
+    assert np.array_equal(twin.step(actions[63:]).reward[0], whole.step(actions).reward[63])
+
+
+def test_users_of_a_trace_go_where_the_file_says(tmp_path):
+    path = tmp_path / "walk.csv"
+    write_trace(path, 100.0 + 50.0 * np.arange(8.0)[:, None, None] * np.ones((1, 7, 2)), 1.0)
+    batch = make(num_envs=3, **SIZES, mobility={"kind": "trace", "path": str(path), "begin_s": 0.0})
+    step = batch.reset(0)
+    rng = np.random.default_rng(0)
+    for slot in range(1, 6):
+        step = batch.step(random_actions(batch.spec, rng))
+        assert step.state["users"][..., :2] == pytest.approx(np.full((3, 7, 2), 0.1 + 0.05 * slot))
+        assert step.state["users"][..., -2:] == pytest.approx(np.full((3, 7, 2), 50 / 20), rel=1e-5)
+
+
+def test_rates_share_a_utility_that_never_pays_for_dropping_a_user():
+    rng = np.random.default_rng(0)
+    for alpha in (0.0, 0.5, 1.0, 2.0):
+        fair = DownlinkConfig(**SIZES, utility={"kind": "alpha_fair", "alpha": alpha, "floor": 0.05})
+        sim = Simulator(fair, 40, dtype=np.float64)
+        sim.reset(1)
+        outcome = sim.step(rng.uniform(-1, 1, (40, 3, 3)))
+        rates, floor = sim.rates / fair.rate_ref, 0.05 if alpha >= 1 else 0.0
+
+        def worth(r, alpha=alpha, floor=floor):
+            r = np.maximum(r, floor)
+            return np.log(r) if alpha == 1 else r ** (1 - alpha) / (1 - alpha)
+
+        single = (worth(rates) - worth(0.0)) / (worth(1.0) - worth(0.0))
+        expected = np.stack([np.where(sim.serving == u, single, 0).sum(axis=1) for u in range(3)], axis=1) * 3 / 7
+        assert outcome.objectives.utility == pytest.approx(expected, rel=1e-9)
+        assert (single >= 0).all()
+    assert (alpha, worth(1.0)) == (2.0, -1.0)
+
+
+@pytest.mark.parametrize("over", ["users", "uavs", "running_users"])
+def test_the_deviation_is_of_what_it_is_said_to_be(over):
+    config = DownlinkConfig(
+        **SIZES, std_over=over, lambda_sigma=1.0, battery={"capacity_j": 400.0, "least_charge": 0.3}
+    )
+    sim = Simulator(config, 30, dtype=np.float64)
+    sim.reset(1)
+    rng = np.random.default_rng(0)
+    history = []
+    for _ in range(3):
+        outcome = sim.step(rng.uniform(-1, 1, (30, 3, 3)))
+        history.append(sim.rates)
+        for e in range(30):
+            flew = outcome.flew[e]
+            if over == "users":
+                values = sim.rates[e]
+            elif over == "running_users":
+                values = np.mean(history, axis=0)[e]
+            else:
+                values = sim.uav_rates[e, flew] * 3 / 7 if flew.any() else np.zeros(1)
+            assert outcome.objectives.deviation[e] == pytest.approx(np.std(values) / config.rate_ref, abs=1e-9)
+    assert not sim.alive.all()
+
+
+def test_outage_and_unserved_users_are_counted():
+    config = DownlinkConfig(**SIZES, outage_mbps=0.2, radio={"coverage_radius_m": 250.0})
+    sim = Simulator(config, 50)
+    sim.reset(1)
+    outcome = sim.step(np.random.default_rng(0).uniform(-1, 1, (50, 3, 3)))
+    assert outcome.metrics["unserved_users"] == pytest.approx((sim.serving < 0).sum(axis=1))
+    assert outcome.metrics["outage_share"] == pytest.approx((sim.rates < 2e5).mean(axis=1))
+    assert 0 < outcome.metrics["unserved_users"].mean() < 7
+    away = np.linalg.norm(sim.users[:, None] - sim.position[:, :, None, :2], axis=3).min(axis=1)
+    assert ((sim.serving < 0) == (away > 250)).all()
