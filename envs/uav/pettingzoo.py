@@ -201,15 +201,20 @@ class DownlinkParallelEnv(ParallelEnv):  # type: ignore[misc]
         if missing:
             raise ValueError(f"no action for {', '.join(missing)}")
         leaves: Leaves = {}
-        rows = [self._row[agent] for agent in self.agents]
+        whole = len(self.agents) == self.config.num_uavs
         for leaf, space in self._leaf_spaces.items():
             chosen = [actions[agent] if len(self._leaf_spaces) == 1 else actions[agent][leaf] for agent in self.agents]
-            for agent, values in zip(self.agents, chosen, strict=True):
-                if np.shape(values) != space.shape:
-                    numbers = space.shape[0] if space.shape else 1
-                    raise ValueError(f"{leaf} of {agent} has {numbers} numbers; got shape {np.shape(values)}")
-            leaves[leaf] = np.zeros((1, self.config.num_uavs, *(space.shape or ())), space.dtype)
-            leaves[leaf][0, rows] = chosen
+            shapes = [np.shape(values) for values in chosen]
+            if any(shape != space.shape for shape in shapes):
+                agent, shape = next(pair for pair in zip(self.agents, shapes, strict=True) if pair[1] != space.shape)
+                numbers = space.shape[0] if space.shape else 1
+                raise ValueError(f"{leaf} of {agent} has {numbers} numbers; got shape {shape}")
+            # Choices keep their own dtype: what is no whole number must not become one before it is checked.
+            stacked = np.array(chosen, space.dtype if isinstance(space, spaces.Box) else None)[None]
+            if not whole:
+                flying, stacked = stacked, np.zeros((1, self.config.num_uavs, *stacked.shape[2:]), stacked.dtype)
+                stacked[0, [self._row[agent] for agent in self.agents]] = flying[0]
+            leaves[leaf] = stacked
         return leaves
 
     def _observations(self, who: Array) -> dict[str, Any]:

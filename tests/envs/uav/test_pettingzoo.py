@@ -111,6 +111,10 @@ def test_misuse_is_answered_with_the_cure():
         game.step({"uav_0": np.zeros(3)})
     with pytest.raises(ValueError, match="uav_0 has 3 numbers"):
         game.step({agent: np.zeros(2) for agent in game.agents})
+    chooser = parallel_env(actions={"kind": "discrete"})
+    chooser.reset(seed=0)
+    with pytest.raises(ValueError, match="uav_1 in environment 0 is not among the choices"):
+        chooser.step({agent: np.array([0.0, 0.5 * (agent == "uav_1")]) for agent in chooser.agents})
     with pytest.raises(ValueError, match="rgb_array"):
         DownlinkParallelEnv(DownlinkConfig(), render_mode="human")
     with pytest.raises(ValueError, match="seed must be in"):
