@@ -207,9 +207,8 @@ def _nodes(sim: Simulator) -> Array:
     config, flight = sim.config, sim.config.flight
     extras = own_extras(config)
     nodes = np.empty((sim.num_envs, config.num_uavs, _UAV + len(extras)), sim.dtype)
-    for axis in range(2):
-        nodes[..., axis] = sim.position[..., axis] * (1 / config.area_m)
-        nodes[..., 2 + axis] = sim.velocity[..., axis] * (1 / config.v_max)
+    nodes[..., 0:2] = sim.position[..., :2] * (1 / config.area_m)
+    nodes[..., 2:4] = sim.velocity[..., :2] * (1 / config.v_max)
     nodes[..., 4] = sim.power * (1 / config.p_max_w)
     nodes[..., 5] = sim.load * (1 / config.num_users)
     nodes[..., 6] = sim.uav_rates * (config.num_uavs / (config.num_users * config.rate_ref))

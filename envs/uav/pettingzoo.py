@@ -232,7 +232,7 @@ class DownlinkParallelEnv(ParallelEnv):  # type: ignore[misc]
         return leaves
 
     def _infos(self, outcome: Outcome) -> dict[str, dict[str, Any]]:
-        sim, metrics = self._sim, outcome.metrics
+        sim, metrics = self._sim, outcome.measures
         with contextlib.nullcontext() if self.config.all_served else np.errstate(divide="ignore"):
             sinr_db = 10.0 * np.log10(sim.sinr[0])
         common = {

@@ -52,18 +52,26 @@ class Outcome:
     Attributes:
         reward: ``[E, U]``.
         flew: ``[E, U]`` bool, took part in the slot.
+        flying: The same where some may not, else None.
         terminated: ``[E, U]`` bool, ran out of energy in it, or met an end with all others in a collision.
         energy_j: ``[E, U]``, propulsion and radio electronics.
         objectives: The parts of the reward.
-        metrics: Named ``[E]`` arrays; rates in Mb/s.
+        measures: Named ``[E]`` arrays; rates in Mb/s.
     """
 
     reward: Array
     flew: Array
+    flying: Array | None
     terminated: Array
     energy_j: Array
     objectives: Objectives
-    metrics: dict[str, Array]
+    measures: dict[str, Array]
+
+    @property
+    def metrics(self) -> dict[str, Array]:
+        """`measures`, and the mean of each objective over the UAVs that flew; named ``[E]`` arrays."""
+        means = self.objectives.means(self.measures["collisions"], self.measures["out_of_bounds"], flying=self.flying)
+        return {**self.measures, **{f"objective_{name}": mean for name, mean in means.items()}}
 
     @property
     def collision(self) -> Array:
@@ -259,9 +267,7 @@ class Simulator:
         hits, stops = count(collision, axis=1, dtype=self.dtype), count(out, axis=1, dtype=self.dtype)
         metrics |= {"collisions": hits, "out_of_bounds": stops, "energy_j": count(energy, axis=1)}
         metrics |= served | self._shares(flew)
-        for name, mean in parts.means(hits, stops, flying=flying).items():
-            metrics[f"objective_{name}"] = mean
-        return Outcome(reward(config, parts, flying=flying), flew, terminated, energy, parts, metrics)
+        return Outcome(reward(config, parts, flying=flying), flew, flying, terminated, energy, parts, metrics)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on; arrays are copies."""
