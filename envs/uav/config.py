@@ -35,7 +35,7 @@ class DownlinkConfig(Strict):
         default=100.0,
         gt=0,
         le=1e4,
-        description="Flight height above the users, in m; in 3-D flight where reference policies fly.",
+        description="Height of level flight above the users, in m; in 3-D that of a depot.",
     )
     v_max: float = Field(default=20.0, gt=0, le=100, description="Highest speed, in m/s.")
     min_separation_m: float = Field(

@@ -19,11 +19,9 @@ from marl_tr.envs.uav.radio import Links, with_rates
 from marl_tr.envs.uav.reward_config import RateUtility
 from marl_tr.envs.uav.utility import alpha_fair_worth
 
-__all__ = ["OBJECTIVES", "Objectives", "objective_weights", "reward", "utility"]
+__all__ = ["Objectives", "objective_weights", "reward", "utility"]
 
 Array = NDArray[Any]
-
-OBJECTIVES = ("utility", "fairness", "collision", "out", "energy")
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Objectives:
     propulsion_w: Array
 
     def arrays(self) -> dict[str, Array]:
-        """``{name: [E, U]}`` of all `OBJECTIVES`, in the dtype of `utility`."""
+        """``{name: [E, U]}`` of ``utility``, ``fairness``, ``collision``, ``out`` and ``energy``."""
         dtype = self.utility.dtype
         return {
             "utility": self.utility,
