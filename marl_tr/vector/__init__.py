@@ -10,6 +10,7 @@ from marl_tr.vector.contract import (
     Leaves,
     Reference,
     Step,
+    Table,
     Trajectory,
     VectorEnv,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "Reference",
     "ReplayMismatch",
     "Step",
+    "Table",
     "Trajectory",
     "UnsupportedSpace",
     "VectorEnv",
