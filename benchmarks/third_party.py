@@ -141,7 +141,7 @@ def resumed(scenario: str) -> dict[str, Any]:
         while process.poll() is None and len(list(broken.glob("*/*/checkpoints/step_*"))) < 3:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate()
+        process.communicate()
         (run,) = broken.glob("*/*")
         stopped = len((run / "metrics.jsonl").read_text().splitlines())
         finished = (run / "report.md").is_file()
@@ -154,7 +154,6 @@ def resumed(scenario: str) -> dict[str, Any]:
             "overrides": overrides,
             "interrupted_after_lines": stopped,
             "interrupted": process.returncode == 130 and not finished,
-            "said": said.strip().splitlines()[-1] if said.strip() else "",
             "resumed": again.returncode == 0,
             "error": again.stderr.strip()[-500:],
             "identical": checkpoints[0].name == checkpoints[1].name

@@ -20,6 +20,17 @@ THRESHOLDS = [
     # Mean over agents; random play earns about -24.8, HARL's HATRPO recorded -21.7 at 200,000 steps. Missed at present,
     # by 0.06 (docs/results.md).
     ("simple_spread", [], "eval/mode/mean", -22.0),
+    # An untrained Hopper falls at about 20.
+    ("hopper", [], "eval/mode/mean", 600.0),
+    # Random play earns -28.1.
+    ("reference", [], "eval/mode/mean", -23.0),
+    # Of random predators: untrained prey lose about 34.
+    ("world_comm", [], "eval/vs_random/prey", -15.0),
+    # Kills an agent; random play has 0.7.
+    ("zombies", [], "eval/sampled/mean", 1.0),
+    # Against random moves, where untrained players win one or two games of three at the most.
+    ("connect_four", [], "eval/vs_random/player_0/won", 0.8),
+    ("connect_four", [], "eval/vs_random/player_1/won", 0.7),
     # The demo: untrained agents earn about 0.28, k-means at full power 0.718.
     ("uav_quick", [], "eval/sampled/window_mean", 0.5),
     # Flow policies: as the explicit ones; random play earns 0.32 a slot on the UAV task.
