@@ -253,6 +253,13 @@ class GenerationVectorEnv(Generic[Q]):
         self._begin(self._draw.seed, self._draw.episode + 1)
         return self._step(self._nothing(), ended=False)
 
+    def info(self, step: Step) -> dict[str, float]:
+        """What the PettingZoo view tells of the first copy's `step`: with an episode's last one the sample's metrics,
+        not weighted for the mean over its steps."""
+        if not step.done[0]:
+            return {}
+        return {name: float(values[0]) / self.config.horizon for name, values in step.metrics.items()}
+
     def state_dict(self) -> dict[str, Any]:
         """Everything the following steps depend on."""
         state: dict[str, Any] = {"seed": self._draw.seed, "episode": self._draw.episode, "slot": self._slot}

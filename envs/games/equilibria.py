@@ -134,9 +134,7 @@ def nash_conv(payoffs: ArrayLike, profile: Sequence[ArrayLike]) -> float:
     return float(gaps(payoffs, profile).sum())
 
 
-def check_equilibrium(
-    payoffs: ArrayLike, profile: Sequence[ArrayLike], *, tolerance: float = 1e-9
-) -> EquilibriumCheck:
+def check_equilibrium(payoffs: ArrayLike, profile: Sequence[ArrayLike], *, tolerance: float = 1e-9) -> EquilibriumCheck:
     """Whether `profile` is an equilibrium up to `tolerance`, in units of the payoffs; and what speaks against it."""
     found = gaps(payoffs, profile)
     return EquilibriumCheck(
@@ -159,9 +157,9 @@ def pure_equilibria(payoffs: ArrayLike, *, tolerance: float = 0.0) -> list[tuple
 def support_equilibria(payoffs: ArrayLike, *, tolerance: float = 1e-9) -> list[Profile]:
     """Equilibria of two players by enumeration of supports of equal size, pure ones first.
 
-    For every pair of supports ``I``, ``J`` of one size: the strategy of each player on its support that makes the other
-    indifferent on theirs, kept where it exists, is unique, is nowhere negative, and no action off the support pays more.
-    In a non-degenerate game these are all equilibria. A degenerate one may have infinitely many; then some of them are
+    For every pair of supports of one size: the strategy of each player on its support that makes the other indifferent
+    on theirs, kept where it exists, is unique, is nowhere negative, and no action off the support pays more. In a
+    non-degenerate game these are all equilibria. A degenerate one may have infinitely many; then some of them are
     found, and always at least one: the complementary bases at which Lemke and Howson's method can end are among the
     pairs, for a probability within a support may be 0.
 
@@ -185,7 +183,9 @@ def support_equilibria(payoffs: ArrayLike, *, tolerance: float = 1e-9) -> list[P
     rows, columns = game.shape[1:]
     pairs = comb(rows + columns, rows) - 1
     if pairs > MOST_SUPPORTS:
-        raise TooManySupports(f"{rows} x {columns} actions have {pairs:,} pairs of supports, more than {MOST_SUPPORTS:,}")
+        raise TooManySupports(
+            f"{rows} x {columns} actions have {pairs:,} pairs of supports, more than {MOST_SUPPORTS:,}"
+        )
     # Between 0 and 1: what an equilibrium is does not change, and tolerances mean the same in every game.
     low, high = (fold(game, axis=(1, 2), keepdims=True) for fold in (np.min, np.max))
     scaled = (game - low) / np.where(high > low, high - low, 1.0)
@@ -198,8 +198,8 @@ def support_equilibria(payoffs: ArrayLike, *, tolerance: float = 1e-9) -> list[P
 
 
 def equilibrium(payoffs: ArrayLike) -> Profile | None:
-    """One equilibrium: of the pure ones that of the greatest sum of payoffs (the first of equals); without pure ones, of
-    two players, the same of `support_equilibria`.
+    """One equilibrium: of the pure ones that of the greatest sum of payoffs (the first of equals); without pure ones,
+    of two players, the same of `support_equilibria`.
 
     Returns:
         None for three players or more without a pure equilibrium, and for two of them with too many supports: an
@@ -208,7 +208,8 @@ def equilibrium(payoffs: ArrayLike) -> Profile | None:
     game = _game(payoffs)
     pure = pure_equilibria(game)
     if pure:
-        return pure_profile(game, max(pure, key=lambda cell: float(game[(slice(None), *cell)].sum())))
+        total = game.sum(axis=0)
+        return pure_profile(game, max(pure, key=lambda cell: float(total[cell])))
     if len(game) != 2:
         return None
     try:

@@ -115,7 +115,9 @@ def test_pure_equilibria_are_those_that_brute_force_finds():
             cell
             for cell in product(*(range(n) for n in shape))
             if all(
-                game[(i, *cell)] >= game[(i, *cell[:i], a, *cell[i + 1 :])] for i, n in enumerate(shape) for a in range(n)
+                game[(i, *cell)] >= game[(i, *cell[:i], a, *cell[i + 1 :])]
+                for i, n in enumerate(shape)
+                for a in range(n)
             )
         ]
         assert pure_equilibria(game) == expected
@@ -202,7 +204,7 @@ def test_what_is_no_game_or_no_profile_is_named():
     game = named_payoffs("stag_hunt")
     with pytest.raises(NotAProfile, match="player 1: probabilities have shape"):
         gaps(game, [HALF, THIRD])
-    with pytest.raises(NotAProfile, match="player 0: .* no distribution"):
+    with pytest.raises(NotAProfile, match=r"player 0: .* no distribution"):
         gaps(game, [(0.7, 0.7), HALF])
     with pytest.raises(NotAProfile, match="1 vectors"):
         gaps(game, [HALF])

@@ -6,7 +6,8 @@ from marl_tr.envs.games import bandit as bandit_module
 from marl_tr.envs.games import meeting as meeting_module
 from marl_tr.envs.games import reach as reach_module
 from marl_tr.envs.games.game import UnequalCohorts
-from marl_tr.envs.games.pettingzoo import GameParallelEnv, bandit, meeting, reach
+from marl_tr.envs.games.pettingzoo import bandit, meeting, reach
+from marl_tr.envs.view import BatchParallelEnv
 from marl_tr.vector.check import check_env
 
 CASES = [
@@ -76,7 +77,7 @@ def test_misuse_is_named():
     with pytest.raises(UnequalCohorts):
         bandit(cohort=2)
     with pytest.raises(ValueError, match="one copy"):
-        GameParallelEnv(bandit_module.make(num_envs=2), name="two")
+        BatchParallelEnv(bandit_module.make(num_envs=2), name="two")
     game = meeting()
     with pytest.raises(RuntimeError, match="reset"):
         game.step({})
