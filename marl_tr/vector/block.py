@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from marl_tr.vector.batch import Batch
 from marl_tr.vector.codec import GroupCodec, group_agents
 from marl_tr.vector.contract import Actions, EnvSpec, Leaves
-from marl_tr.vector.copies import as_parallel
+from marl_tr.vector.copies import SingleAgentView, as_parallel
 from marl_tr.vector.episode import EnvironmentCopy, episode_seed
 from marl_tr.vector.errors import (
     BadEnvironmentData,
@@ -169,6 +169,16 @@ class CopyBlock:
                 "render_mode='rgb_array' return an array [H, W, 3] of uint8"
             )
         return np.ascontiguousarray(frame)
+
+    def hook(self, name: str) -> Any:
+        """An attribute of the first copy's environment, below all wrappers.
+
+        Raises:
+            AttributeError: It has none of this name.
+        """
+        env = self.copies[0].env
+        env = env.env if isinstance(env, TurnBasedView | SingleAgentView) else env
+        return getattr(getattr(env, "unwrapped", env), name)
 
     def state_dict(self) -> dict[str, Any]:
         """Reset seed, episode numbers, actions since each copy's reset, and a digest of every answer."""
