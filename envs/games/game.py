@@ -15,20 +15,16 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from marl_tr.envs.cohorts import copy_indices
 from marl_tr.philox import normal, uniform
 from marl_tr.vector.contract import Actions, EnvSpec, GroupSpec, GroupStep, Leaves, Reference, Step
-from marl_tr.vector.errors import BadEnvironmentConfig
 
-__all__ = ["Draw", "Game", "GameVectorEnv", "Played", "Strategy", "UnequalCohorts", "native", "uniformly"]
+__all__ = ["Draw", "Game", "GameVectorEnv", "Played", "Strategy", "native", "uniformly"]
 
 Array = NDArray[Any]
 
 _UNIFORM = 0
 """Purpose of random numbers of the reference that acts at random; games' own begin at `Draw.FIRST_PURPOSE`."""
-
-
-class UnequalCohorts(BadEnvironmentConfig):
-    """The number of copies is not a multiple of the cohort's size."""
 
 
 @dataclass(frozen=True)
@@ -168,16 +164,8 @@ class GameVectorEnv:
     """
 
     def __init__(self, game: Game, *, num_envs: int, env_offset: int = 0, cohort: int = 1) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
-        if num_envs % cohort:
-            raise UnequalCohorts(
-                f"environment {game.id!r}: {num_envs} copies cannot be split into cohorts of {cohort}; choose num_envs "
-                f"(and the episodes of evaluations) as a multiple of env.config.cohort"
-            )
         self._playing = game
-        self._copy = np.arange(env_offset, env_offset + num_envs, dtype=np.int64)
-        self._cohort = self._copy // cohort
+        self._copy, self._cohort = copy_indices(game.id, num_envs=num_envs, env_offset=env_offset, cohort=cohort)
         self._batch = (num_envs, len(game.agents))
         self._columns = _columns(game)
         self.spec = EnvSpec(
@@ -364,7 +352,7 @@ class GameVectorEnv:
             groups=groups,
             done=np.full(self._batch[0], ended),
             state={"context": context},
-            cohort=self._cohort,
+            cohort=self._cohort.copy(),
             metrics=metrics,
         )
 

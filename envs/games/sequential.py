@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from marl_tr.envs.games.normal_form import Policy
+from marl_tr.vector.contract import Leaves
 
 __all__ = ["CHANCE", "OVER", "GameTree", "NotAPolicy", "SequentialGame", "State", "Table", "TooManyHistories"]
 
@@ -181,6 +182,26 @@ class GameTree:
                 raise NotAPolicy(f"the policy of {agent!r} has shape {mixed.shape}, expected {allowed.shape}")
             found.append(mixed)
         return self._tables(found)
+
+    def acting(self, policy: Sequence[Table]) -> Policy:
+        """`policy` as a function of observations, such as `asked` takes.
+
+        An observation that is none of the agent's information sets (one out of turn) gets uniform probabilities.
+
+        Raises:
+            NotAPolicy: As in `expected_values`.
+        """
+        rows = {
+            agent: {seen.tobytes(): probabilities for seen, probabilities in zip(places, mixed, strict=True)}
+            for agent, places, mixed in zip(self.game.agents, self.seen, self._read(policy), strict=True)
+        }
+        anything = np.full(self.game.actions, 1.0 / self.game.actions)
+
+        def act(agent: str, observation: Leaves) -> Array:
+            seen = np.ascontiguousarray(observation["observation"], np.float32)
+            return np.stack([rows[agent].get(row.tobytes(), anything) for row in seen])
+
+        return act
 
     def expected_values(self, policy: Sequence[Table]) -> Array:
         """What each player gains on average, ``[A]``.

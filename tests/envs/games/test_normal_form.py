@@ -297,6 +297,15 @@ def test_the_placement_games_table(weight, rho, stable, paid, optimum, total, co
     assert nash_conv(table, uniform_profile(table)) == pytest.approx(conv, abs=1e-6)
 
 
+def test_one_uav_alone_has_a_best_choice():
+    env = placement.make(num_uavs=1)
+    worth = env.game.payoffs[0]
+    assert env.exact_gaps(lambda agent, observation: np.full((1, 10), 0.1)) == {
+        "uav_0": pytest.approx(worth.max() - worth.mean(), abs=1e-12)
+    }
+    assert pure_equilibria(env.game.payoffs) == [(int(worth.argmax()),)]
+
+
 def test_selfish_uavs_lose_what_is_stated():
     for weight, loss in ((0, 0.0004), (0.5, 0.103)):
         table = placement.make(lambda_sigma=weight).game.payoffs

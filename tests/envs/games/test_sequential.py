@@ -238,6 +238,17 @@ def test_the_batch_pays_what_uniform_play_is_worth_and_has_the_hook(id):
     assert np.allclose(list(found.values()), tree.gaps(tree.uniform()), atol=1e-6)
 
 
+@pytest.mark.parametrize("id", NAMES)
+def test_tables_and_functions_of_observations_say_the_same(id):
+    tree = TREES[id]
+    tables = drawn_policy(tree, np.random.default_rng(5))
+    act = tree.acting(tables)
+    for mine, back in zip(tables, tree.asked(act), strict=True):
+        assert all(np.allclose(mine[name], back[name], atol=1e-15) for name in mine)
+    elsewhere = np.full((2, tree.game.features), 0.5, np.float32)
+    assert (act("player_0", {"observation": elsewhere}) == 1 / tree.game.actions).all()
+
+
 def test_environments_without_the_hook_have_none():
     assert not hasattr(make_vector_env("gymnasium/CartPole-v1", num_envs=1), "exact_gaps")
 
