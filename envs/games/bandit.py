@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from marl_tr.envs.games.circle import nearest, points, squared_distances
 from marl_tr.envs.games.config import BanditConfig
 from marl_tr.envs.games.game import Draw, Played, Strategy, native, uniformly
-from marl_tr.envs.games.modes import PLANE, ModeGameVectorEnv
+from marl_tr.envs.games.modes import ModeGameVectorEnv, planes
 from marl_tr.envs.games.render import Frame, Shown
 from marl_tr.vector.contract import Leaves
 
@@ -42,12 +42,12 @@ class Bandit:
     id = "games/bandit-v0"
     group = "player"
     agents: tuple[str, ...] = ("player_0",)
-    actions: tuple[spaces.Box, ...] = (PLANE,)
     metrics: tuple[str, ...] = ("value", "in_mode")
 
     def __init__(self, config: BanditConfig) -> None:
         self.config = config
         self.modes, self.horizon = config.modes, config.horizon
+        self.actions = planes(len(self.agents))
         self.observation: spaces.Box = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.frame = Frame(
             targets=self._points(np.zeros(1))[0],

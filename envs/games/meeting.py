@@ -13,7 +13,7 @@ from marl_tr.envs.games.bandit import IN_MODE
 from marl_tr.envs.games.circle import nearest, points, squared_distances
 from marl_tr.envs.games.config import MeetingConfig
 from marl_tr.envs.games.game import Draw, Played, Strategy, native, uniformly
-from marl_tr.envs.games.modes import PLANE, ModeGameVectorEnv
+from marl_tr.envs.games.modes import ModeGameVectorEnv, planes
 from marl_tr.envs.games.render import Frame, Shown
 from marl_tr.vector.contract import Leaves
 
@@ -40,12 +40,12 @@ class Meeting:
     id = "games/meeting-v0"
     group = "guest"
     agents: tuple[str, ...] = ("guest_0", "guest_1")
-    actions: tuple[spaces.Box, ...] = (PLANE, PLANE)
     metrics: tuple[str, ...] = ("value", "met")
 
     def __init__(self, config: MeetingConfig) -> None:
         self.config = config
         self.modes, self.horizon = config.modes, config.horizon
+        self.actions = planes(len(self.agents))
         self.observation: spaces.Box = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.frame = Frame(
             targets=self._points(np.zeros(1))[0],

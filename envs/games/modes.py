@@ -15,12 +15,9 @@ from marl_tr.envs.games.game import Game, GameVectorEnv
 from marl_tr.envs.games.render import Frame, Shown, sheet
 from marl_tr.vector.contract import Actions, Leaves, Step, Trajectory
 
-__all__ = ["PLANE", "ModeGame", "ModeGameVectorEnv"]
+__all__ = ["ModeGame", "ModeGameVectorEnv", "planes"]
 
 Array = NDArray[Any]
-
-PLANE = spaces.Box(-1.0, 1.0, (2,), np.float32)
-"""Actions of these games."""
 
 
 class ModeGame(Game, Protocol):
@@ -48,6 +45,11 @@ class ModeGame(Game, Protocol):
     def show(self, seen: Array, actions: Array) -> Shown:
         """One episode for pictures, from ``[T + 1, D]`` and ``[T, A, 2]``; ``T`` may be 0."""
         ...
+
+
+def planes(agents: int) -> tuple[spaces.Box, ...]:
+    """Actions in ``[-1, 1]^2``, a space for each agent."""
+    return tuple(spaces.Box(-1.0, 1.0, (2,), np.float32) for _ in range(agents))
 
 
 class ModeGameVectorEnv(GameVectorEnv):

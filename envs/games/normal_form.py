@@ -83,7 +83,8 @@ class NormalForm:
         """What each agent would gain in an episode by a best response, the others keeping to `policy`.
 
         Backward induction over rounds and last joint actions. The others see no more than those, so nothing that
-        remembers more does better against them; `policy` itself must depend on nothing else. Undiscounted.
+        remembers more does better against them; `policy` itself must depend on nothing else. Undiscounted. Time grows
+        with the rounds and with the square of the number of joint actions.
 
         Raises:
             ValueError: `policy` gives something else than distributions.
