@@ -42,11 +42,13 @@ ENVIRONMENTS = {
         summary="UAVs choose place and power, once; with exact equilibria and gaps",
     ),
     "games/kuhn-v0": Entry(
-        target="marl_tr.envs.games.kuhn:env",
+        target="marl_tr.envs.games.kuhn:make",
+        native=True,
         summary="Kuhn poker, in turns, with exact gaps",
     ),
     "games/leduc-v0": Entry(
-        target="marl_tr.envs.games.leduc:env",
+        target="marl_tr.envs.games.leduc:make",
+        native=True,
         summary="Leduc poker, in turns, with exact gaps",
     ),
     "games/openspiel-v0": Entry(

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from marl_tr.envs.games.sequential import CHANCE, OVER
+from marl_tr.envs.games.sequential import CHANCE, OVER, GameTree
+from marl_tr.envs.games.tree_env import TreeVectorEnv
 from marl_tr.envs.games.turn_based import SequentialAECEnv
 
-__all__ = ["BET", "PASS", "KuhnPoker", "env", "kuhn_equilibrium"]
+__all__ = ["BET", "PASS", "KuhnPoker", "env", "kuhn_equilibrium", "make"]
 
 Array = NDArray[Any]
 
@@ -27,6 +28,21 @@ _SHOWDOWNS = {(PASS, PASS): 1, (BET, BET): 2, (PASS, BET, BET): 2}
 """What is won by the higher card, by the moves that led there."""
 _FOLDED = {(BET, PASS): 0, (PASS, BET, PASS): 1}
 """Who wins an ante because the other did not call."""
+
+
+def make(*, num_envs: int = 1, env_offset: int = 0) -> TreeVectorEnv:
+    """``games/kuhn-v0``, native.
+
+    Args:
+        num_envs: ``E``.
+        env_offset: Index of the first copy in the random streams.
+
+    Raises:
+        ValueError: `num_envs` is below 1.
+    """
+    tree = GameTree(KuhnPoker())
+    policies = {"uniform": tree.uniform(), "equilibrium": kuhn_equilibrium(1 / 6)}
+    return TreeVectorEnv(tree, num_envs=num_envs, env_offset=env_offset, policies=policies)
 
 
 def env(*, render_mode: str | None = None) -> SequentialAECEnv:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from marl_tr.envs.games.sequential import CHANCE, OVER
+from marl_tr.envs.games.sequential import CHANCE, OVER, GameTree
+from marl_tr.envs.games.tree_env import TreeVectorEnv
 from marl_tr.envs.games.turn_based import SequentialAECEnv
 
-__all__ = ["CALL", "FOLD", "RAISE", "LeducPoker", "env"]
+__all__ = ["CALL", "FOLD", "RAISE", "LeducPoker", "env", "make"]
 
 Array = NDArray[Any]
 
@@ -28,6 +29,21 @@ _BETS = (2, 4)
 _MOST_RAISES = 2
 _LONGEST = 4
 """Moves of a round: check, raise, raise, call."""
+
+
+def make(*, num_envs: int = 1, env_offset: int = 0) -> TreeVectorEnv:
+    """``games/leduc-v0``, native.
+
+    Args:
+        num_envs: ``E``.
+        env_offset: Index of the first copy in the random streams.
+
+    Raises:
+        ValueError: `num_envs` is below 1.
+    """
+    tree = GameTree(LeducPoker())
+    policies = {"uniform": tree.uniform()}
+    return TreeVectorEnv(tree, num_envs=num_envs, env_offset=env_offset, policies=policies)
 
 
 def env(*, render_mode: str | None = None) -> SequentialAECEnv:

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from marl_tr.envs.games.normal_form import Policy
 from marl_tr.vector.contract import Leaves
 
-__all__ = ["CHANCE", "OVER", "GameTree", "NotAPolicy", "SequentialGame", "State", "Table", "TooManyHistories"]
+__all__ = ["CHANCE", "OVER", "GameTree", "Node", "NotAPolicy", "SequentialGame", "State", "Table", "TooManyHistories"]
 
 Array = NDArray[Any]
 Table = Mapping[str, ArrayLike]
@@ -93,8 +93,16 @@ class SequentialGame(Protocol):
 
 
 @dataclass(frozen=True)
-class _Node:
-    """A history. `place` is the row of the information set, `children` ``(action or outcome, node)``."""
+class Node:
+    """A history.
+
+    Attributes:
+        turn: Whose turn it is: a player's index, `CHANCE` or `OVER`.
+        place: Row of the information set among those of the player to move, else -1.
+        children: ``(action or outcome, index of the node)``.
+        chances: How probable the outcomes are, where chance is to move.
+        returns: ``[A]``, what is gained if the game is over, else 0.
+    """
 
     turn: int
     place: int
@@ -112,6 +120,7 @@ class GameTree:
 
     Attributes:
         game: As given.
+        nodes: All histories, parents before their children; the empty one is the first.
         known: For each player the names of its information sets, ``N_i``.
         seen: What it sees there, ``[N_i, F]`` float32.
         allowed: Which actions it has there, ``[N_i, n]`` int8.
@@ -132,15 +141,15 @@ class GameTree:
         self.known: tuple[list[str], ...] = tuple([] for _ in players)
         self._rows: tuple[dict[str, int], ...] = tuple({} for _ in players)
         self._members: tuple[list[list[int]], ...] = tuple([] for _ in players)
-        self._nodes: list[_Node | None] = []
+        grown: list[Node | None] = []
         seen: list[list[Array]] = [[] for _ in players]
         allowed: list[list[Array]] = [[] for _ in players]
 
         def grow(state: State) -> int:
-            index = len(self._nodes)
+            index = len(grown)
             if index >= most_nodes:
                 raise TooManyHistories(f"{game.id} has more than {most_nodes:,} histories; its tree is not written out")
-            self._nodes.append(None)
+            grown.append(None)
             turn, place = state.turn(), -1
             chances: tuple[float, ...] = ()
             options: tuple[int, ...] = ()
@@ -158,10 +167,11 @@ class GameTree:
                 self._members[turn][place].append(index)
             children = tuple((option, grow(state.after(option))) for option in options)
             returns = np.asarray(state.returns() if turn == OVER else [0.0] * len(players), np.float64)
-            self._nodes[index] = _Node(turn, place, children, chances, returns)
+            grown[index] = Node(turn, place, children, chances, returns)
             return index
 
         grow(game.start())
+        self.nodes: tuple[Node, ...] = tuple(node for node in grown if node is not None)
         self.seen = tuple(np.array(rows, np.float32).reshape(-1, game.features) for rows in seen)
         self.allowed = tuple(np.array(rows, np.int8).reshape(-1, game.actions) for rows in allowed)
 
@@ -212,7 +222,7 @@ class GameTree:
         mixed = self._read(policy)
         reach = np.array([r.prod() for r in self._reach(mixed)])
         total = np.zeros(len(self.game.agents))
-        for node, weight in zip(self._all(), reach, strict=True):
+        for node, weight in zip(self.nodes, reach, strict=True):
             total += weight * node.returns
         return total
 
@@ -225,7 +235,7 @@ class GameTree:
         Raises:
             NotAPolicy: As in `expected_values`.
         """
-        mixed, nodes = self._read(policy), list(self._all())
+        mixed, nodes = self._read(policy), self.nodes
         # How far chance and the others lead to a history, wherever the player itself wants to go.
         reach = np.delete(self._reach(mixed), player, axis=1).prod(axis=1)
         decided: dict[int, int] = {}
@@ -282,9 +292,6 @@ class GameTree:
     def _tables(self, mixed: Sequence[Array]) -> tuple[dict[str, Array], ...]:
         return tuple(dict(zip(names, rows, strict=True)) for names, rows in zip(self.known, mixed, strict=True))
 
-    def _all(self) -> list[_Node]:
-        return [node for node in self._nodes if node is not None]
-
     def _read(self, policy: Sequence[Table]) -> list[Array]:
         """``[N_i, n]`` a player."""
         mixed = []
@@ -303,9 +310,8 @@ class GameTree:
 
     def _reach(self, mixed: Sequence[Array]) -> Array:
         """``[nodes, A + 1]``: the part of each player, and of chance (last), in the probability of each history."""
-        nodes = self._all()
-        reach = np.ones((len(nodes), len(mixed) + 1))
-        for index, node in enumerate(nodes):  # parents come before their children
+        reach = np.ones((len(self.nodes), len(mixed) + 1))
+        for index, node in enumerate(self.nodes):
             for k, (option, child) in enumerate(node.children):
                 reach[child] = reach[index]
                 weight = node.chances[k] if node.turn == CHANCE else mixed[node.turn][node.place, option]

@@ -203,14 +203,17 @@ def test_leducs_hands_are_paid_by_the_rules():
 def test_pettingzoos_tests_and_check_env_pass(id, module):
     api_test(module.env(), num_cycles=100)
     seed_test(module.env, num_cycles=50)
-    report = check_env(id, {}, cycles=10)
-    assert report.passed, report.render()
+    for name in (id, f"{module.__name__}:env"):
+        report = check_env(name, {}, cycles=10)
+        assert report.passed, report.render()
 
 
 @pytest.mark.parametrize("id", NAMES)
-def test_the_batch_pays_what_uniform_play_is_worth_and_has_the_hook(id):
+@pytest.mark.parametrize("adapted", [False, True])
+def test_batches_pay_what_uniform_play_is_worth_and_have_the_hook(id, adapted):
     tree = TREES[id]
-    env = make_vector_env(id, num_envs=64)
+    path = f"marl_tr.envs.games.{id[6:-3]}:env"
+    env = make_vector_env(path if adapted else id, num_envs=64)
     generator = np.random.default_rng(0)
     step, returns = env.reset(0), []
     running = np.zeros((64, 2))
@@ -236,6 +239,89 @@ def test_the_batch_pays_what_uniform_play_is_worth_and_has_the_hook(id):
     found = env.exact_gaps(uniform)
     assert list(found) == ["player_0", "player_1"]
     assert np.allclose(list(found.values()), tree.gaps(tree.uniform()), atol=1e-6)
+
+
+def dealt(state, group, copy):
+    """Where chance led to: the outcomes whose observations are those of all players."""
+    while state.turn() == CHANCE:
+        seen = group.observation["observation"][copy]
+        nexts = [state.after(outcome) for outcome, _ in state.chances()]
+        (state,) = [n for n in nexts if all(np.array_equal(n.seen(i), seen[i]) for i in (0, 1))]
+    return state
+
+
+@pytest.mark.parametrize("id", NAMES)
+def test_every_step_of_the_batch_is_what_the_rules_say(id):
+    game, copies = TREES[id].game, 40
+    env = make_vector_env(id, num_envs=copies)
+    generator = np.random.default_rng(0)
+    step = env.reset(3)
+    group = step.groups["player"]
+    states = [dealt(game.start(), group, copy) for copy in range(copies)]
+    hands = 0
+    for _ in range(40):
+        for copy, state in enumerate(states):
+            mover = state.turn()
+            assert group.acting[copy].tolist() == [i == mover for i in (0, 1)]
+            for i in (0, 1):
+                assert np.array_equal(group.observation["observation"][copy, i], state.seen(i))
+                assert np.flatnonzero(group.observation["action_mask"][copy, i]).tolist() == (
+                    list(state.allowed()) if i == mover else []
+                )
+        actions = random_actions(env.spec, generator, step)
+        step = env.step(actions)
+        group = step.groups["player"]
+        for copy, state in enumerate(states):
+            after = state.after(int(actions["player"]["action"][copy, state.turn()]))
+            over = after.turn() == OVER
+            assert step.done[copy] == over == group.terminated[copy].all()
+            assert group.reward[copy].tolist() == list(after.returns() if over else (0, 0))
+            if over:
+                hands += 1
+                assert all(
+                    np.array_equal(group.final_observation["observation"][copy, i], after.seen(i)) for i in (0, 1)
+                )
+                after = game.start()
+            states[copy] = dealt(after, group, copy)
+    assert hands > 150
+
+
+@pytest.mark.parametrize("id", NAMES)
+def test_deals_have_their_probabilities_and_references_their_values(id):
+    tree = TREES[id]
+    env = make_vector_env(id, num_envs=4000)
+    values = {"uniform": tree.uniform(), "equilibrium": kuhn_equilibrium(1 / 6)}
+    names = [reference.name for reference in env.references()]
+    assert names == (["uniform", "equilibrium"] if id == "games/kuhn-v0" else ["uniform"])
+    for reference in env.references():
+        step, paid, hands, longest = env.reset(1), np.zeros(4000), np.zeros(4000), 0
+        cards = step.groups["player"].observation["observation"][:, :, :3].argmax(axis=2)
+        while not (hands > 0).all():
+            step = env.step(reference.act(step))
+            paid += np.where(hands == 0, step.groups["player"].reward[:, 0], 0)
+            hands += step.done
+            longest += 1
+        assert longest <= 8
+        expected = tree.expected_values(values[reference.name])[0]
+        assert paid.mean() == pytest.approx(expected, abs=4 * paid.std() / np.sqrt(4000))
+    for outcome, probability in tree.game.start().chances():
+        state = tree.game.start().after(outcome)
+        wanted = [state.seen(i)[:3].argmax() for i in (0, 1)]
+        share = (cards == wanted).all(axis=1).mean()
+        assert share == pytest.approx(probability, abs=4 * np.sqrt(probability / 4000))
+
+
+def test_a_batch_refuses_what_the_rules_forbid():
+    env = make_vector_env("games/leduc-v0", num_envs=2)
+    env.reset(0)
+    with pytest.raises(ValueError, match=r"action 0 of player_0 in environment 1 is not among the allowed \[1, 2\]"):
+        env.step({"player": {"action": np.array([[1, 0], [0, 0]])}})
+    with pytest.raises(ValueError, match="is not among the allowed"):
+        env.step({"player": {"action": np.array([[1, 0], [1.5, 0]])}})
+    with pytest.raises(ValueError, match="have shape"):
+        env.step({"player": {"action": np.zeros((3, 2), int)}})
+    with pytest.raises(ValueError, match="are not of 2 copies"):
+        env.load_state_dict(make_vector_env("games/leduc-v0", num_envs=3).state_dict())
 
 
 @pytest.mark.parametrize("id", NAMES)
