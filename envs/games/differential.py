@@ -80,5 +80,5 @@ def _always(action: float) -> Strategy:
     return lambda place, draw: np.full((len(draw.copy), 2, 1), action)
 
 
-make: Callable[..., GameVectorEnv] = native(GameVectorEnv, Differential, DifferentialConfig)
+make: Callable[..., GameVectorEnv[Differential]] = native(GameVectorEnv, Differential, DifferentialConfig)
 """``games/differential-v0``, native; see `marl_tr.envs.games.game.native`."""

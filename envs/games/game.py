@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from gymnasium import spaces
@@ -145,7 +145,10 @@ def uniformly(actions: Sequence[spaces.Box] | Sequence[spaces.Discrete]) -> Stra
     return act
 
 
-class GameVectorEnv:
+G = TypeVar("G", bound=Game)
+
+
+class GameVectorEnv(Generic[G]):
     """``E`` copies of a game; implements `marl_tr.vector.contract.VectorEnv`.
 
     Episodes are of one length and end by termination: what is seen tells the time that is left, so nothing is cut off.
@@ -163,8 +166,8 @@ class GameVectorEnv:
         ValueError: `num_envs` is below 1.
     """
 
-    def __init__(self, game: Game, *, num_envs: int, env_offset: int = 0, cohort: int = 1) -> None:
-        self._playing = game
+    def __init__(self, game: G, *, num_envs: int, env_offset: int = 0, cohort: int = 1) -> None:
+        self.game = game
         self._copy, self._cohort = copy_indices(game.id, num_envs=num_envs, env_offset=env_offset, cohort=cohort)
         self._batch = (num_envs, len(game.agents))
         self._columns = _columns(game)
@@ -206,10 +209,10 @@ class GameVectorEnv:
             ValueError: A shape is wrong, a number is not finite, or a choice is none of the action's.
         """
         chosen = self._checked(actions)
-        played = self._playing.play(self._place, chosen, self._draw())
+        played = self.game.play(self._place, chosen, self._draw())
         self._place, self._slot = played.place, self._slot + 1
         self._note(chosen)
-        over = self._slot == self._playing.horizon
+        over = self._slot == self.game.horizon
         metrics = self._measured(played.metrics, over)
         if not over:
             return self._step(played.reward, metrics, ended=False)
@@ -262,7 +265,7 @@ class GameVectorEnv:
 
             return act
 
-        return tuple(Reference(name, actor(strategy)) for name, strategy in self._playing.strategies().items())
+        return tuple(Reference(name, actor(strategy)) for name, strategy in self.game.strategies().items())
 
     def close(self) -> None:
         """Nothing is held."""
@@ -274,7 +277,7 @@ class GameVectorEnv:
 
     def _begin(self, seed: int, episode: int) -> None:
         self._seed, self._episode, self._slot = seed, episode, 0
-        self._place = self._playing.begin(self._draw())
+        self._place = self.game.begin(self._draw())
 
     def _note(self, chosen: Array) -> None:
         """Actions were taken; for those who keep record."""
@@ -294,11 +297,11 @@ class GameVectorEnv:
         return place
 
     def _draw(self) -> Draw:
-        moment = self._episode * self._playing.horizon + self._slot
+        moment = self._episode * self.game.horizon + self._slot
         return Draw(self._seed, self._copy, self._cohort, self._episode, moment)
 
     def _context(self) -> Array:
-        return np.ascontiguousarray(self._playing.see(self._place, self._slot), np.float32)
+        return np.ascontiguousarray(self.game.see(self._place, self._slot), np.float32)
 
     def _checked(self, actions: Actions) -> Array:
         """All agents' actions, ``[E, A, *D]``, float64 or int64."""
@@ -318,7 +321,7 @@ class GameVectorEnv:
                 copy, agent = (int(index[0]) for index in np.nonzero(~good))
                 raise ValueError(
                     f"action of {group.agents[agent]} in environment {self._copy[copy]} of {self.spec.id!r} is {fault} "
-                    f"(step {self._slot + 1} of {self._playing.horizon})"
+                    f"(step {self._slot + 1} of {self.game.horizon})"
                 )
             if isinstance(space, spaces.Discrete):
                 parts.append(given.astype(np.int64))
@@ -332,7 +335,7 @@ class GameVectorEnv:
 
     def _nothing(self) -> Leaves:
         """Metrics where no step was."""
-        return {name: np.zeros(self._batch[0], np.float32) for name in self._playing.metrics}
+        return {name: np.zeros(self._batch[0], np.float32) for name in self.game.metrics}
 
     def _step(self, reward: Array, metrics: Leaves, *, ended: bool) -> Step:
         context = self._context()
@@ -357,7 +360,7 @@ class GameVectorEnv:
         )
 
 
-V = TypeVar("V", bound=GameVectorEnv)
+V = TypeVar("V", bound=GameVectorEnv[Any])
 
 
 def native(vector: Callable[..., V], game: Callable[[Any], Any], config: Callable[..., Any]) -> Callable[..., V]:

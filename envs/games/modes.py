@@ -52,7 +52,7 @@ def planes(agents: int) -> tuple[spaces.Box, ...]:
     return tuple(spaces.Box(-1.0, 1.0, (2,), np.float32) for _ in range(agents))
 
 
-class ModeGameVectorEnv(GameVectorEnv):
+class ModeGameVectorEnv(GameVectorEnv[ModeGame]):
     """``E`` copies of a `ModeGame`, with measures and pictures of its answers.
 
     Metrics belong to an episode's end. Where it has several steps they are 0 before the last one and as many times
@@ -71,7 +71,6 @@ class ModeGameVectorEnv(GameVectorEnv):
     """Episodes that `gallery` and `before_after` show."""
 
     def __init__(self, game: ModeGame, *, num_envs: int, env_offset: int = 0) -> None:
-        self.game = game
         super().__init__(game, num_envs=num_envs, env_offset=env_offset, cohort=game.config.cohort)
         self._ended: Leaves = self._place
 

@@ -114,12 +114,8 @@ class NormalForm:
         return found
 
 
-class NormalFormVectorEnv(GameVectorEnv):
+class NormalFormVectorEnv(GameVectorEnv[NormalForm]):
     """``E`` copies of a game in normal form."""
-
-    def __init__(self, game: NormalForm, *, num_envs: int, env_offset: int = 0) -> None:
-        super().__init__(game, num_envs=num_envs, env_offset=env_offset)
-        self.game = game
 
     def exact_gaps(self, policy: Policy) -> dict[str, float]:
         """See `NormalForm.exact_gaps`."""

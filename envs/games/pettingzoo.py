@@ -28,7 +28,7 @@ from marl_tr.envs.view import BatchParallelEnv
 __all__ = ["bandit", "differential", "matrix", "meeting", "reach", "uav_placement"]
 
 
-def _view(make: Callable[..., GameVectorEnv], name: str) -> Callable[..., BatchParallelEnv]:
+def _view(make: Callable[..., GameVectorEnv[Any]], name: str) -> Callable[..., BatchParallelEnv]:
     def view(*, render_mode: str | None = None, **config: Any) -> BatchParallelEnv:
         return BatchParallelEnv(make(**config), name=name, render_mode=render_mode)
 
