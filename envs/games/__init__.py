@@ -43,16 +43,19 @@ ENVIRONMENTS = {
     ),
     "games/kuhn-v0": Entry(
         target="marl_tr.envs.games.kuhn:make",
+        config="marl_tr.envs.games.config:PokerConfig",
         native=True,
         summary="Kuhn poker, in turns, with exact gaps",
     ),
     "games/leduc-v0": Entry(
         target="marl_tr.envs.games.leduc:make",
+        config="marl_tr.envs.games.config:PokerConfig",
         native=True,
         summary="Leduc poker, in turns, with exact gaps",
     ),
     "games/openspiel-v0": Entry(
         target="marl_tr.envs.games.spiel:env",
+        config="marl_tr.envs.games.config:SpielConfig",
         summary="any turn-based game of OpenSpiel (extra 'spiel')",
     ),
 }

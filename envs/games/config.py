@@ -19,7 +19,9 @@ __all__ = [
     "MatrixConfig",
     "MeetingConfig",
     "PlacementConfig",
+    "PokerConfig",
     "ReachConfig",
+    "SpielConfig",
 ]
 
 Height = Annotated[float, Field(gt=0, le=1e3)]
@@ -239,3 +241,14 @@ class PlacementConfig(Strict):
         if cells > MOST_CELLS:
             raise ValueError(f"the game has {cells:,} payoffs, more than {MOST_CELLS:,}: fewer places, powers or UAVs")
         return self
+
+
+class PokerConfig(Strict):
+    """``games/kuhn-v0`` and ``games/leduc-v0``: no settings."""
+
+
+class SpielConfig(Strict):
+    """``games/openspiel-v0``: a game of OpenSpiel."""
+
+    game: str = Field(default="kuhn_poker", min_length=1, description="OpenSpiel's short name of the game.")
+    parameters: dict[str, Any] = Field(default_factory=dict, description="The game's parameters, by their names there.")
