@@ -51,6 +51,9 @@ SHORT = {
 """A run to be interrupted: 12 iterations, a checkpoint after each."""
 
 
+__all__ = ["Book", "table", "trained"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenarios", nargs="+", default=list(SCENARIOS), choices=SCENARIOS)
@@ -120,6 +123,7 @@ def trained(name: str, runs: Path) -> dict[str, Any]:
         "after": _scores(evaluations[-1]["scalars"]),
         "curve": [[line["step"], line["scalars"]["eval/iqm"]] for line in evaluations],
         "random": _references(report).get("random"),
+        "references": _references(report),
         "audit": audited.stdout.splitlines()[-1],
     }
 
@@ -188,7 +192,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _scores(scalars: Mapping[str, float]) -> dict[str, float]:
-    wanted = re.compile(r"eval/((sampled|mode)/(mean|iqm|length|return/.*)|vs_random/.*)")
+    wanted = re.compile(r"eval/((sampled|mode)/.*|vs_random/.*)")
     return {tag: round(value, 4) for tag, value in scalars.items() if wanted.fullmatch(tag)}
 
 
