@@ -225,6 +225,20 @@ class Candidate:
     losses: dict[str, float] = field(default_factory=dict)
     before: Parameters | None = None
 
+    def only(self, position: int) -> Candidate:
+        """The same for one of its rows."""
+        one = slice(position, position + 1)
+        return replace(
+            self,
+            parameters={name: p[one] for name, p in self.parameters.items()},
+            moments=self.moments[one],
+            expected_gain=self.expected_gain[one],
+            cg_residual=self.cg_residual[one],
+            backtracks=self.backtracks[one],
+            reasons=self.reasons[one],
+            before=None if self.before is None else {name: p[one] for name, p in self.before.items()},
+        )
+
 
 class Region(Protocol):
     """Bounds an update.

@@ -4,8 +4,8 @@ Nothing here knows a name. Config models say what they are by class attributes, 
 
 - a region's: ``takes_own_step: bool``; ``refuses_objectives: Mapping[name, reason]``; ``requires:
   frozenset[str]``;
-- an objective's: ``requires``; a schedule's: ``needs_own_parameters: bool``, ``requires``,
-  ``wants_shared_reward: bool``;
+- an objective's: ``requires``; a schedule's: ``needs_own_parameters: bool``, ``requires`` (it may hang on the settings,
+  and ``instead: str`` say which would need less), ``wants_shared_reward: bool``;
 - an agent's: ``capabilities: frozenset[str]`` out of `log_prob`, `kl`, `mass`, `sample_distance` (not
   declared: not checked);
 - an environment's: ``shared_reward: bool`` (a property): all agents already get the same reward; ``cohort: int``:
@@ -162,8 +162,8 @@ def _sharing(document: Document, checked: Validated) -> list[Problem]:
         return []
     name = document.data["schedule"]["kind"]
     message = (
-        f"schedule {name!r} updates one agent after the other, so each needs its own parameters; "
-        "set 'sharing: none' or a schedule that updates all at once"
+        f"schedule {name!r} updates each agent apart from the others, so each needs its own parameters; "
+        "set 'sharing: none' or a schedule that lets agents share them"
     )
     return [
         document.problem((*path, "sharing"), message)
@@ -186,14 +186,19 @@ def _capabilities(document: Document, checked: Validated) -> list[Problem]:
                 able = _able(f"{section}s", entry.capabilities)
                 if able:
                     message += f"; with these agents: {section} {', '.join(able)}"
+                instead = getattr(entry.config(section), "instead", "")
+                if instead:
+                    message += f"; or {instead}"
                 problems.append(document.problem((*path, "kind"), message))
     return problems
 
 
 def _able(kind: str, offered: frozenset[str]) -> list[str]:
-    """Registered parts of a kind that need no more than is offered; those that do not say what they need left out."""
+    """Registered parts of a kind that need no more than is offered, whatever their settings; those that do not say what
+    they need left out."""
     models = ((name, entry.load_config()) for name, entry in registry.names(kind).items())
-    return [name for name, model in models if model is not None and getattr(model, "requires", frozenset()) <= offered]
+    needs = ((name, getattr(model, "requires", frozenset())) for name, model in models if model is not None)
+    return [name for name, needed in needs if isinstance(needed, frozenset) and needed <= offered]
 
 
 def _regularisers(document: Document, checked: Validated) -> list[Problem]:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ from marl_tr.schedule.assignment import Assignment
 from marl_tr.trainer.build import Player, build_critic, build_env, build_players, build_schedule, device_of
 from marl_tr.trainer.checkpoint import refusing_misfits
 from marl_tr.trainer.seeding import derive_seed, make_generator
+from marl_tr.trainer.trials import FreshEpisodes
+from marl_tr.vector import VectorEnv
 
 __all__ = ["Iteration", "Trainer", "iterations_of"]
 
@@ -88,6 +91,9 @@ class Trainer:
             device=self.device,
         )
         self._schedule = build_schedule(scenario)
+        self._trials = FreshEpisodes(
+            self.players, partial(_copies, scenario), reward=scenario.env.reward, device=self.device
+        )
         self._generator = make_generator(scenario.seed, "update")
         self.audit: Callable[[Mapping[str, Any]], None]
         self._guard = Guard(self._audited)
@@ -309,6 +315,7 @@ class Trainer:
             objective=player.objective,
             region=player.region,
             log=self._log,
+            trials=self._trials,
         )
 
     def _fit(self, rollout: Rollout, values: Values, advantage: Advantage) -> FitReport:
@@ -372,6 +379,10 @@ class Trainer:
         for player in self.players:
             scalars |= player.team.policy.diagnostics()
         return scalars
+
+
+def _copies(scenario: Scenario, copies: int) -> VectorEnv:
+    return build_env(scenario, num_envs=copies)
 
 
 def _region_scalars(report: UpdateReport) -> dict[str, float]:
