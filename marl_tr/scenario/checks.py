@@ -5,7 +5,7 @@ Nothing here knows a name. Config models say what they are by class attributes, 
 - a region's: ``takes_own_step: bool``; ``refuses_objectives: Mapping[name, reason]``; ``requires:
   frozenset[str]``;
 - an objective's: ``requires``; a schedule's: ``needs_own_parameters: bool``, ``requires`` (it may hang on the settings,
-  and ``instead: str`` say which would need less), ``wants_shared_reward: bool``;
+  and ``instead: str`` say which would need less), ``needs_bounds: bool``, ``wants_shared_reward: bool``;
 - an agent's: ``capabilities: frozenset[str]`` out of `log_prob`, `kl`, `mass`, `sample_distance` (not
   declared: not checked);
 - an environment's: ``shared_reward: bool`` (a property): all agents already get the same reward; ``cohort: int``:
@@ -38,6 +38,7 @@ def cross_checks(document: Document, checked: Validated) -> list[Problem]:
         *_step(document, checked),
         *_objective(document, checked),
         *_sharing(document, checked),
+        *_budget(document, checked),
         *_capabilities(document, checked),
         *_regularisers(document, checked),
         *_cohorts(document, checked),
@@ -170,6 +171,24 @@ def _sharing(document: Document, checked: Validated) -> list[Problem]:
         for path, agent in _agents(document)
         if agent.get("sharing") == "all"
     ]
+
+
+def _budget(document: Document, checked: Validated) -> list[Problem]:
+    """Learners whose divergences have no bound, or another unit: nothing can be split among them."""
+    if not getattr(checked.configs.get(("schedule",)), "needs_bounds", False):
+        return []
+    problems = []
+    for entry in _entries(document, checked):
+        region = entry.config("region")
+        if region is not None and getattr(region, "bound", None) is None:
+            message = (
+                f"schedule.budget splits bounds, and region {entry.kind('region')!r} has none here; add 'bound: 0.01' to it"
+            )
+            problems.append(document.problem((*entry.where("region"), "kind"), message))
+        if entry.capabilities is not None and "kl" not in entry.capabilities:
+            message = f"schedule.budget splits nats, so it needs {entry.lack(frozenset({'kl'}))}; leave 'budget' out"
+            problems.append(document.problem((*entry.path, "kind"), message))
+    return problems
 
 
 def _capabilities(document: Document, checked: Validated) -> list[Problem]:

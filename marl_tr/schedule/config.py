@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from marl_tr.scenario.schema import Strict
 
-__all__ = ["MetaGameConfig", "SequentialConfig", "SimultaneousConfig"]
+__all__ = ["BudgetConfig", "MetaGameConfig", "SequentialConfig", "SimultaneousConfig"]
 
 
-class SimultaneousConfig(Strict):
-    """No settings: every learner updates against the old policies of the others."""
+class BudgetConfig(Strict):
+    """A joint bound split among the learners (the idea of Shek et al., arXiv 2508.10340)."""
+
+    budget: Literal["equal", "water_filling", "greedy"] | None = Field(
+        default=None,
+        description="Split of a bound that all learners have together: 'equal'; 'water_filling': the largest predicted "
+        "sum of gains; 'greedy': the most for whose nats gain most. Empty: each has its region's own bound.",
+    )
+    joint_bound: float | None = Field(
+        default=None,
+        gt=0,
+        description="Of the sum of all learners' mean KL(old||new), in nats; empty: the sum of their regions' bounds.",
+    )
+    least_share: float = Field(default=0.25, ge=0, le=1, description="A learner's share at least, in equal shares.")
+    most_share: float = Field(default=2.0, ge=1, description="A learner's share at most, in equal shares.")
+
+    @property
+    def needs_bounds(self) -> bool:
+        """Only bounds in one unit can be split."""
+        return self.budget is not None
+
+    @model_validator(mode="after")
+    def _says_how(self) -> Self:
+        if self.joint_bound is not None and self.budget is None:
+            raise ValueError("joint_bound has nothing to bound: add 'budget: equal', 'water_filling' or 'greedy'")
+        return self
 
 
-class SequentialConfig(Strict):
+class SimultaneousConfig(BudgetConfig):
+    """Every learner updates against the old policies of the others."""
+
+    @property
+    def needs_own_parameters(self) -> bool:
+        """A share is of one agent's divergence."""
+        return self.budget is not None
+
+
+class SequentialConfig(BudgetConfig):
     """Kuba et al., arXiv 2109.11251: a random order, and the ratios of those before as a factor.
 
     Learners without a likelihood go last.
