@@ -52,6 +52,36 @@ def sample_only(monkeypatch: pytest.MonkeyPatch) -> str:
             "agents.sharing",
             "needs its own parameters",
         ),
+        (
+            EXPLICIT,
+            EXPLICIT.replace("sharing: none", "sharing: all").replace("simultaneous", "meta_game"),
+            3,
+            "agents.sharing",
+            "needs its own parameters",
+        ),
+        (
+            EXPLICIT,
+            EXPLICIT.replace("sharing: none", "sharing: all").replace("simultaneous}", "simultaneous, budget: equal}"),
+            3,
+            "agents.sharing",
+            "needs its own parameters",
+        ),
+        (
+            EXPLICIT,
+            EXPLICIT.replace("simultaneous}", "simultaneous, budget: greedy}").replace(
+                "{kind: trpo}", "{kind: measured}\noptimizer: {}"
+            ),
+            5,
+            "region.kind",
+            "schedule.budget splits bounds, and region 'measured' has none here",
+        ),
+        (
+            EXPLICIT,
+            EXPLICIT.replace("simultaneous}", "simultaneous, joint_bound: 0.1}"),
+            6,
+            "schedule",
+            "has nothing to bound",
+        ),
     ],
 )
 def test_impossible_combinations_are_refused_with_the_reason(
@@ -105,3 +135,26 @@ def test_numbers_of_copies_that_cohorts_do_not_fit_into_are_refused_before_the_r
     assert len(said) == 3
     for number, where in ((10, "env.num_envs"), (9, "evaluation.episodes"), (255, "evaluation.final_episodes")):
         assert any(where in line and f"{number} copies cannot be split into cohorts of 4" in line for line in said)
+
+
+def test_a_meta_game_of_ratios_needs_a_likelihood_and_says_how_to_do_without(problems: Load) -> None:
+    text = """\
+name: x
+env: {id: games/bandit-v0}
+agents: {kind: drifting}
+objective: {kind: podpo}
+region: {kind: measured, bound: 0.05}
+schedule: {kind: meta_game}
+critic: {kind: mlp}
+optimizer: {}
+trainer: {total_steps: 10}
+"""
+    (problem,) = problems(text)
+    assert problem.message.startswith("schedule 'meta_game' needs log_prob, which agents of kind 'drifting' do not have")
+    assert problem.message.endswith("; or 'payoffs: rollouts'")
+    assert problems(text.replace("meta_game", "meta_game, payoffs: rollouts")) == []
+
+
+def test_a_budget_of_nats_needs_agents_that_can_say_their_divergence_in_nats(problems: Load, sample_only: str) -> None:
+    text = EXPLICIT.replace("simultaneous}", "simultaneous, budget: equal}").replace("kind: gaussian", f"kind: {sample_only}")
+    assert any("schedule.budget splits nats, so it needs kl" in problem.message for problem in problems(text))
