@@ -5,7 +5,8 @@ Nothing here knows a name. Config models say what they are by class attributes, 
 - a region's: ``takes_own_step: bool``; ``refuses_objectives: Mapping[name, reason]``; ``requires:
   frozenset[str]``;
 - an objective's: ``requires``; a schedule's: ``needs_own_parameters: bool``, ``requires`` (it may hang on the settings,
-  and ``instead: str`` say which would need less), ``needs_bounds: bool``, ``wants_shared_reward: bool``;
+  and ``instead: str`` say which would need less), ``needs_bounds: bool``, ``needs_scope: str`` (of every agent's
+  ``scope``), ``needs_own_step: bool`` (of every region), ``wants_shared_reward: bool``;
 - an agent's: ``capabilities: frozenset[str]`` out of `log_prob`, `kl`, `mass`, `sample_distance` (not
   declared: not checked);
 - an environment's: ``shared_reward: bool`` (a property): all agents already get the same reward; ``cohort: int``:
@@ -39,6 +40,7 @@ def cross_checks(document: Document, checked: Validated) -> list[Problem]:
         *_objective(document, checked),
         *_sharing(document, checked),
         *_budget(document, checked),
+        *_scope(document, checked),
         *_capabilities(document, checked),
         *_regularisers(document, checked),
         *_cohorts(document, checked),
@@ -191,6 +193,47 @@ def _budget(document: Document, checked: Validated) -> list[Problem]:
     return problems
 
 
+def _scope(document: Document, checked: Validated) -> list[Problem]:
+    """Laws over joint actions under a schedule that is not made for them, and the other way about."""
+    schedule = checked.configs.get(("schedule",))
+    if schedule is None:
+        return []
+    name, wanted = document.data["schedule"]["kind"], getattr(schedule, "needs_scope", "own")
+    problems, laws = [], set()
+    for entry in _entries(document, checked):
+        agents = checked.configs.get(entry.path)
+        if not entry.path or agents is None:
+            continue
+        scope = getattr(agents, "scope", "own")
+        if scope != wanted == "own":
+            able = ", ".join(_made_for(scope))
+            message = (
+                f"schedule {name!r} takes the ratios of each agent's own action, not of a joint one; leave 'scope' out, or "
+                f"take schedule {able}"
+            )
+            problems.append(document.problem((*entry.path, "scope"), message))
+        elif scope != wanted:
+            able = f"set 'scope: {wanted}'" if hasattr(agents, "scope") else "agents of this kind have none"
+            message = (
+                f"schedule {name!r} compares what neighbours think of everybody's actions, so each agent needs a policy "
+                f"over the joint action: {able}"
+            )
+            problems.append(document.problem((*entry.path, "kind"), message))
+        region = entry.config("region")
+        if getattr(schedule, "needs_own_step", False) and region is not None:
+            if not getattr(region, "takes_own_step", False):
+                message = (
+                    f"schedule {name!r} needs a region whose step is of the whole batch, and {entry.kind('region')!r} "
+                    "goes by minibatches"
+                )
+                problems.append(document.problem((*entry.where("region"), "kind"), message))
+        laws.add(getattr(agents, "law", None))
+    if wanted == "joint" and len(laws) > 1:
+        message = f"schedule {name!r} needs one 'law' for all agents: each one's raw actions are scored by all others"
+        problems.append(document.problem(("agents",), message))
+    return problems
+
+
 def _capabilities(document: Document, checked: Validated) -> list[Problem]:
     problems = []
     for entry in _entries(document, checked):
@@ -218,6 +261,12 @@ def _able(kind: str, offered: frozenset[str]) -> list[str]:
     models = ((name, entry.load_config()) for name, entry in registry.names(kind).items())
     needs = ((name, getattr(model, "requires", frozenset())) for name, model in models if model is not None)
     return [name for name, needed in needs if isinstance(needed, frozenset) and needed <= offered]
+
+
+def _made_for(scope: str) -> list[str]:
+    """Registered schedules for policies of a scope."""
+    models = ((name, entry.load_config()) for name, entry in registry.names("schedules").items())
+    return [name for name, model in models if getattr(model, "needs_scope", "own") == scope]
 
 
 def _regularisers(document: Document, checked: Validated) -> list[Problem]:

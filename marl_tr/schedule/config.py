@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from marl_tr.scenario.schema import Strict
 
-__all__ = ["BudgetConfig", "MetaGameConfig", "SequentialConfig", "SimultaneousConfig"]
+__all__ = ["BudgetConfig", "ConsensusConfig", "MetaGameConfig", "SequentialConfig", "SimultaneousConfig"]
 
 
 class BudgetConfig(Strict):
@@ -105,3 +105,19 @@ class MetaGameConfig(Strict):
     def instead(self) -> str:
         """How to do without."""
         return "'payoffs: rollouts'"
+
+
+class ConsensusConfig(Strict):
+    """Li and He, arXiv 2010.07916 (MATRPO): neighbours agree on the ratios of everybody's actions."""
+
+    needs_own_parameters: ClassVar[bool] = True
+    needs_scope: ClassVar[str] = "joint"
+    needs_own_step: ClassVar[bool] = True
+    requires: ClassVar[frozenset[str]] = frozenset({"log_prob", "kl"})
+
+    graph: Literal["complete", "ring"] = Field(default="complete", description="Who has to agree with whom.")
+    edges: list[tuple[str, str]] | None = Field(
+        default=None, min_length=1, description="Pairs of learners who have to agree, in place of `graph`; connected."
+    )
+    rounds: int = Field(default=5, ge=1, description="Visits of each edge an iteration, two steps of a region each.")
+    penalty: float = Field(default=1.0, gt=0, description="Beta, of the squared disagreement.")

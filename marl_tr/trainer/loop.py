@@ -24,6 +24,7 @@ from marl_tr.rollout import (
     Collector,
     Rollout,
     cohort_advantage,
+    executed_by_all,
     generalised_advantage,
     normalise,
 )
@@ -300,9 +301,10 @@ class Trainer:
         team, rows = player.team, player.team.policy.rows
         group, record = rollout.groups[team.group.name], rollout.records[team.name]
         columns = torch.tensor([offset + i for i in team.index], device=raw.device)
+        joint = getattr(team.policy, "scope", "own") == "joint"
         batch = PolicyBatch(
             observation={leaf: rows.to_rows(team.select(x, axis=2)) for leaf, x in group.observation.items()},
-            record=record.record,
+            record=executed_by_all([p.team for p in self.players], rollout, team) if joint else record.record,
             memory=record.memory,
             starts=rows.to_rows(team.select(group.starts, axis=2)),
             mask=rows.to_rows(team.select(group.acting, axis=2)),
