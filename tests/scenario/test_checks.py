@@ -82,6 +82,39 @@ def sample_only(monkeypatch: pytest.MonkeyPatch) -> str:
             "schedule",
             "has nothing to bound",
         ),
+        (
+            EXPLICIT,
+            EXPLICIT.replace("simultaneous", "consensus"),
+            3,
+            "agents.kind",
+            "needs a policy over the joint action: set 'scope: joint'",
+        ),
+        (
+            EXPLICIT,
+            EXPLICIT.replace("sharing: none", "scope: joint"),
+            3,
+            "agents.scope",
+            "not of a joint one; leave 'scope' out, or take schedule consensus",
+        ),
+        (
+            EXPLICIT,
+            EXPLICIT.replace("sharing: none", "scope: joint")
+            .replace("simultaneous", "consensus")
+            .replace("{kind: trpo}", "{kind: measured}\noptimizer: {}"),
+            5,
+            "region.kind",
+            "goes by minibatches",
+        ),
+        (
+            EXPLICIT,
+            EXPLICIT.replace(
+                "{kind: gaussian, sharing: none}",
+                "[{kind: gaussian, scope: joint, select: [uav_0]}, {kind: gaussian, scope: joint, law: beta}]",
+            ).replace("simultaneous", "consensus"),
+            3,
+            "agents",
+            "needs one 'law' for all agents",
+        ),
     ],
 )
 def test_impossible_combinations_are_refused_with_the_reason(
