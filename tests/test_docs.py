@@ -32,6 +32,7 @@ EXPECTED = {
     "docs/results.md": {"sh"},
     "docs/results-flow.md": {"sh"},
     "docs/scenarios.md": {"python", "yaml", "sh"},
+    "docs/schedules.md": {"yaml"},
 }
 LANGUAGES = {"python", "yaml", "sh", "console", "toml", "text", ""}
 
