@@ -108,8 +108,8 @@ class JointPolicy(ExplicitPolicy):
             raise UserError("agents.scope: 'joint' needs parameters of each agent's own ('sharing: none')")
         if any(each.masks for each in spec.groups):
             raise UserError(
-                f"agents.scope: {spec.id!r} masks actions, and an agent with scope 'joint' does not see what the others "
-                "may do; use scope 'own'"
+                f"agents.scope: {spec.id!r} masks actions, and an agent with scope 'joint' does not see what the "
+                "others may do; use scope 'own'"
             )
         joint = {
             executed_name(agent, leaf): space
@@ -155,6 +155,5 @@ class JointPolicy(ExplicitPolicy):
 
     def _executed(self, joint: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {
-            leaf: torch.stack([joint[name][row] for row, name in enumerate(names)])
-            for leaf, names in self._own.items()
+            leaf: torch.stack([joint[name][row] for row, name in enumerate(names)]) for leaf, names in self._own.items()
         }

@@ -107,7 +107,8 @@ class Learners:
 
     @contextmanager
     def acting(self, parameters: Mapping[int, Parameters]) -> Iterator[None]:
-        """Inside, the policy acts by `parameters` ``[1, ...]`` of some rows in place of its own; nothing is committed."""
+        """Inside, the policy acts by `parameters` ``[1, ...]`` of some rows in place of its own; nothing is
+        committed."""
         own = self.parameters(range(len(self.names)))
         try:
             with torch.no_grad():

@@ -184,7 +184,8 @@ def _budget(document: Document, checked: Validated) -> list[Problem]:
         region = entry.config("region")
         if region is not None and getattr(region, "bound", None) is None:
             message = (
-                f"schedule.budget splits bounds, and region {entry.kind('region')!r} has none here; add 'bound: 0.01' to it"
+                f"schedule.budget splits bounds, and region {entry.kind('region')!r} has none here; add 'bound: 0.01' "
+                "to it"
             )
             problems.append(document.problem((*entry.where("region"), "kind"), message))
         if entry.capabilities is not None and "kl" not in entry.capabilities:
@@ -208,25 +209,25 @@ def _scope(document: Document, checked: Validated) -> list[Problem]:
         if scope != wanted == "own":
             able = ", ".join(_made_for(scope))
             message = (
-                f"schedule {name!r} takes the ratios of each agent's own action, not of a joint one; leave 'scope' out, or "
-                f"take schedule {able}"
+                f"schedule {name!r} takes the ratios of each agent's own action, not of a joint one; leave 'scope' "
+                f"out, or take schedule {able}"
             )
             problems.append(document.problem((*entry.path, "scope"), message))
         elif scope != wanted:
             able = f"set 'scope: {wanted}'" if hasattr(agents, "scope") else "agents of this kind have none"
             message = (
-                f"schedule {name!r} compares what neighbours think of everybody's actions, so each agent needs a policy "
-                f"over the joint action: {able}"
+                f"schedule {name!r} compares what neighbours think of everybody's actions, so each agent needs a "
+                f"policy over the joint action: {able}"
             )
             problems.append(document.problem((*entry.path, "kind"), message))
         region = entry.config("region")
-        if getattr(schedule, "needs_own_step", False) and region is not None:
-            if not getattr(region, "takes_own_step", False):
-                message = (
-                    f"schedule {name!r} needs a region whose step is of the whole batch, and {entry.kind('region')!r} "
-                    "goes by minibatches"
-                )
-                problems.append(document.problem((*entry.where("region"), "kind"), message))
+        steps = region is None or getattr(region, "takes_own_step", False)
+        if getattr(schedule, "needs_own_step", False) and not steps:
+            message = (
+                f"schedule {name!r} needs a region whose step is of the whole batch, and {entry.kind('region')!r} "
+                "goes by minibatches"
+            )
+            problems.append(document.problem((*entry.where("region"), "kind"), message))
         laws.add(getattr(agents, "law", None))
     if wanted == "joint" and len(laws) > 1:
         message = f"schedule {name!r} needs one 'law' for all agents: each one's raw actions are scored by all others"
@@ -259,8 +260,12 @@ def _able(kind: str, offered: frozenset[str]) -> list[str]:
     """Registered parts of a kind that need no more than is offered, whatever their settings; those that do not say what
     they need left out."""
     models = ((name, entry.load_config()) for name, entry in registry.names(kind).items())
-    needs = ((name, getattr(model, "requires", frozenset())) for name, model in models if model is not None)
-    return [name for name, needed in needs if isinstance(needed, frozenset) and needed <= offered]
+    able = []
+    for name, model in models:
+        needed = None if model is None else getattr(model, "requires", frozenset())
+        if isinstance(needed, frozenset) and needed <= offered:
+            able.append(name)
+    return able
 
 
 def _made_for(scope: str) -> list[str]:

@@ -47,8 +47,8 @@ class Trials(Protocol):
             seed: Of episodes and draws.
 
         Returns:
-            Of each profile ``{learner: [n]}``: the return that is learned from (scenario's ``env.reward``), undiscounted,
-            mean over the learner's agents.
+            Of each profile ``{learner: [n]}``: the return that is learned from (scenario's ``env.reward``),
+            undiscounted, mean over the learner's agents.
         """
         ...
 
@@ -124,8 +124,8 @@ class Assignment:
         )
 
     def environment_advantage(self, row: int) -> Tensor:
-        """A learner's raw advantage an environment step, ``[T, E]``: the mean over its agents, all steps of their lives,
-        those included at which they are not to move."""
+        """A learner's raw advantage an environment step, ``[T, E]``: the mean over its agents, all steps of their
+        lives, those included at which they are not to move."""
         layout = self.learners.policy.rows
         raw = self.advantage[row]
         return raw.unflatten(1, (-1, layout.agents)).mean(-1) if layout.shared else raw

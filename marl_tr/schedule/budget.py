@@ -1,8 +1,8 @@
 """A bound of all learners together, and how it is split among them.
 
-The idea is that of HATRPO-W and HATRPO-G (Shek et al., arXiv 2508.10340): thresholds by the Karush-Kuhn-Tucker conditions of
-a joint constraint, or greedily by the ratio of improvement to divergence. Only the paper's abstract was read; what gain is
-predicted, the limits of shares and the order of events are assumed here.
+The idea is that of HATRPO-W and HATRPO-G (Shek et al., arXiv 2508.10340): thresholds by the Karush-Kuhn-Tucker
+conditions of a joint constraint, or greedily by the ratio of improvement to divergence. Only the paper's abstract was
+read; what gain is predicted, the limits of shares and the order of events are assumed here.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ def budget_of(
 ) -> Budget | None:
     """The iteration's budget, logged as ``region/budget/<learner>``; None where the settings ask for none.
 
-    The joint bound is of the sum over learners of each one's mean divergence: of agents that all act at every step, the mean
-    KL of the joint policy. Shares but equal ones need one proposal more of each learner: what it gains within an equal share
-    on the old policies, ``G_i``, and its divergence ``d_i`` there give the slope ``c_i = G_i / sqrt(d_i)`` of the gain that
-    a longer or shorter step is predicted to have, ``c_i sqrt(share)`` (to the first order in the step, whose square the
-    divergence is). A learner whose proposal is rejected, or gains nothing that can be said, has slope 0.
+    The joint bound is of the sum over learners of each one's mean divergence: of agents that all act at every step,
+    the mean KL of the joint policy. Shares but equal ones need one proposal more of each learner: what it gains
+    within an equal share on the old policies, ``G_i``, and its divergence ``d_i`` there give the slope ``c_i = G_i /
+    sqrt(d_i)`` of the gain that a longer or shorter step is predicted to have, ``c_i sqrt(share)`` (to the first
+    order in the step, whose square the divergence is). A learner whose proposal is rejected, or gains nothing that
+    can be said, has slope 0.
     """
     if config.budget is None:
         return None
@@ -90,9 +91,9 @@ def water_filling(slopes: NDArray[np.float64], *, bound: float, least: float, mo
 def greedy(slopes: NDArray[np.float64], *, bound: float, least: float, most: float) -> NDArray[np.float64]:
     """The most for the steepest, then the next, while there is something left; everybody else the least.
 
-    That maximises ``sum_i c_i d_i``, the gain if a nat were worth as much wherever it is spent: the ratio of improvement
-    to divergence at equal shares is ``c_i`` but for a common factor. Arguments and limits as of `water_filling`; ties go
-    to the first.
+    That maximises ``sum_i c_i d_i``, the gain if a nat were worth as much wherever it is spent: the ratio of
+    improvement to divergence at equal shares is ``c_i`` but for a common factor. Arguments and limits as of
+    `water_filling`; ties go to the first.
     """
     n = len(slopes)
     low, high = least * bound / n, min(bound, most * bound / n)

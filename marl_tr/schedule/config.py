@@ -71,19 +71,22 @@ class MetaGameConfig(Strict):
 
     payoffs: Literal["ratios", "rollouts", "none"] = Field(
         default="ratios",
-        description="Of the meta-game: 'ratios': raw advantages and likelihood ratios of the rollout at hand; 'rollouts': "
-        "fresh paired episodes of every profile (2^n of n learners), needed by agents without a likelihood; 'none': no "
-        "game, everybody moves.",
+        description="Of the meta-game: 'ratios': raw advantages and likelihood ratios of the rollout at hand; "
+        "'rollouts': fresh paired episodes of every profile (2^n of n learners), needed by agents without a "
+        "likelihood; 'none': no game, everybody moves.",
     )
     ratio_clip: float = Field(
         default=0.1, gt=0, description="In payoffs of ratios each learner's is clipped to [1 - clip, 1 + clip]."
     )
-    episodes: int = Field(default=32, ge=1, le=65_536, description="Fresh episodes of a profile, of payoffs 'rollouts'.")
+    episodes: int = Field(
+        default=32, ge=1, le=65_536, description="Fresh episodes of a profile, of payoffs 'rollouts'."
+    )
     players: int = Field(
         default=4,
         ge=2,
         le=4,
-        description="Learners in one table; more are split at random, anew in each iteration, into groups that play apart.",
+        description="Learners in one table; more are split at random, anew in each iteration, into groups that play "
+        "apart.",
     )
     best_response: bool = Field(
         default=True,

@@ -25,17 +25,18 @@ class Consensus:
 
     ``maximise sum_i E[w_i A_i]`` subject to equal ratios ``w_i = w_j`` on every edge of the agents' graph, for each
     agent's action and each sample, and to every learner's bound. With ``l_i`` the log-ratios ``[samples, agents]`` of
-    learner ``i``'s law, ``c = +1`` at the first end of an edge and ``-1`` at the other, each edge in turn has both its ends
-    take a step of their region, always from the old policy, on
+    learner ``i``'s law, ``c = +1`` at the first end of an edge and ``-1`` at the other, each edge in turn has both
+    its ends take a step of their region, always from the old policy, on
 
         ``E[w_i A_i] - sum_j E[y_ij (c_ij l_i - z_ij) + (beta / 2) |c_ij l_i - z_ij|^2]``
 
-    and then exchange: ``y = (y_ij + y_ji) / 2 + (beta / 2)(c_ij l_i + c_ji l_j)``, ``z_ij = (y_ij - y) / beta + c_ij l_i``.
-    Nothing is in force before the last round; then the Guard measures and commits, and what it shortens agrees less.
+    and then exchange: ``y = (y_ij + y_ji) / 2 + (beta / 2)(c_ij l_i + c_ji l_j)``, ``z_ij = (y_ij - y) / beta + c_ij
+    l_i``. Nothing is in force before the last round; then the Guard measures and commits, and what it shortens agrees
+    less.
 
-    Differences from the published code: multipliers start at 0 and not 1 (a constant has no expected gradient); a step is
-    kept within the bound and not within 1.5 of it; an end whose step finds nothing better stays at its last one; values are
-    the central critic's, one an agent.
+    Differences from the published code: multipliers start at 0 and not 1 (a constant has no expected gradient); a
+    step is kept within the bound and not within 1.5 of it; an end whose step finds nothing better stays at its last
+    one; values are the central critic's, one an agent.
     """
 
     def __init__(self, config: ConsensusConfig) -> None:
@@ -93,7 +94,9 @@ def edges_of(names: Sequence[str], config: ConsensusConfig) -> list[tuple[int, i
         reached |= {k for edge in found if reached & {*edge} for k in edge}
     apart = [name for position, name in enumerate(names) if position not in reached]
     if apart:
-        raise UserError(f"schedule.edges: no path leads from {names[0]} to {', '.join(apart)}; nobody could agree with them")
+        raise UserError(
+            f"schedule.edges: no path leads from {names[0]} to {', '.join(apart)}; nobody could agree with them"
+        )
     return sorted(found)
 
 
@@ -199,7 +202,8 @@ class _Edge:
 
 
 def _disagreement(edges: Sequence[_Edge], ends: Sequence[_End]) -> float:
-    """Root mean square of the differences on edges, in those of the log-ratios; 0: all agree, about 1.4: nothing shared."""
+    """Root mean square of the differences on edges, in those of the log-ratios; 0: all agree, about 1.4: nothing
+    shared."""
     apart, size = torch.stack([edge.gap(ends) for edge in edges]).sum(0).tolist()
     return float((apart / size) ** 0.5) if size > 0 else 0.0
 

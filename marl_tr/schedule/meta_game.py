@@ -24,19 +24,20 @@ __all__ = ["MetaGame", "ratio_payoffs"]
 class MetaGame:
     """Candidates, their meta-game, its equilibrium, and a best response to it (MATRL: Wen et al., arXiv 2106.06828).
 
-    1. Every learner proposes against the old others; the Guard says what of it is within its bound. Nothing is in force.
+    1. Every learner proposes against the old others; the Guard says what of it is within its bound. Nothing is in
+       force.
     2. The payoffs of the game in which each keeps its policy or moves to that candidate: of ratios and raw advantages
-       (`ratio_payoffs`), or of fresh paired episodes. Of more learners than a table takes, random groups play apart, each
-       as if the others kept.
+       (`ratio_payoffs`), or of fresh paired episodes. Of more learners than a table takes, random groups play apart,
+       each as if the others kept.
     3. A Nash equilibrium of it (`marl_tr.schedule.meta_nash`): a probability of moving each.
     4. Parameters are interpolated by it (mixing laws would need policies that mix), and the Guard measures them anew.
-    5. With `best_response` the mixed policies are looked ahead to, not committed: each learner takes one more step of its
-       region from its *old* policy, its advantages weighed by the others' mixed ratios (an extra-gradient step). This is
-       what keeps play from circling; the meta-game matters where steps are large. Without it the mixed policies are
-       committed.
+    5. With `best_response` the mixed policies are looked ahead to, not committed: each learner takes one more step of
+       its region from its *old* policy, its advantages weighed by the others' mixed ratios (an extra-gradient step).
+       This is what keeps play from circling; the meta-game matters where steps are large. Without it the mixed
+       policies are committed.
 
-    At the equilibrium nobody gains, by these payoffs, from exchanging its own choice. No improvement of anybody's return
-    follows from it.
+    At the equilibrium nobody gains, by these payoffs, from exchanging its own choice. No improvement of anybody's
+    return follows from it.
     """
 
     def __init__(self, config: MetaGameConfig) -> None:
@@ -110,13 +111,11 @@ class MetaGame:
         return guard.accept(assignment.region, turn, candidate)[0]
 
 
-def ratio_payoffs(
-    advantages: Sequence[Tensor], ratios: Sequence[Tensor], *, clip: float
-) -> NDArray[np.float64]:
+def ratio_payoffs(advantages: Sequence[Tensor], ratios: Sequence[Tensor], *, clip: float) -> NDArray[np.float64]:
     """Payoffs of the meta-game from one rollout of the old policies: ``[n, 2, ..., 2]`` float64.
 
-    ``M_i(b) = mean(A_i prod_{j: b_j = 1} w_j) - mean(A_i)``, each ratio clipped to ``[1 - clip, 1 + clip]``: what player
-    ``i`` gains a step, to the first order in the visited states, where the players of ``b`` move.
+    ``M_i(b) = mean(A_i prod_{j: b_j = 1} w_j) - mean(A_i)``, each ratio clipped to ``[1 - clip, 1 + clip]``: what
+    player ``i`` gains a step, to the first order in the visited states, where the players of ``b`` move.
 
     Args:
         advantages: Of each player, ``[T, E]``, raw: of a normalised one every such mean would be lost in its own noise.
@@ -129,12 +128,12 @@ def ratio_payoffs(
     n = len(advantages)
     gain = torch.stack([a.double() for a in advantages])
     moved = torch.stack([_clipped(w, clip) for w in ratios])
-    table = np.zeros((n, *(2,) * n))
-    for profile in itertools.product((0, 1), repeat=n):
+    table = np.zeros((n, 2**n))
+    for column, profile in enumerate(itertools.product((0, 1), repeat=n)):
         chosen = [j for j in range(n) if profile[j]]
         change = moved[chosen].prod(0) - 1
-        table[(slice(None), *profile)] = (gain * change).flatten(1).mean(1).cpu().numpy()
-    return table
+        table[:, column] = (gain * change).flatten(1).mean(1).cpu().numpy()
+    return table.reshape(n, *(2,) * n)
 
 
 @dataclass(frozen=True)
@@ -220,12 +219,10 @@ def _played_payoffs(players: Sequence[_Player], trials: Trials, *, episodes: int
         for profile in choices
     ]
     played = trials.returns(profiles, episodes=episodes, seed=seed)
-    table = np.zeros((n, *(2,) * n))
-    for profile, returns in zip(choices, played, strict=True):
-        table[(slice(None), *profile)] = [
-            np.mean(returns[player.name] - played[0][player.name]) for player in players
-        ]
-    return table
+    table = np.zeros((n, 2**n))
+    for column, returns in enumerate(played):
+        table[:, column] = [np.mean(returns[player.name] - played[0][player.name]) for player in players]
+    return table.reshape(n, *(2,) * n)
 
 
 def _tell(players: Sequence[_Player], found: Equilibrium) -> None:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 __all__ = ["MOST_PLAYERS", "Equilibrium", "expected_payoffs", "gains_of_moving", "regrets", "solve_meta_game"]
 
 MOST_PLAYERS = 4
-"""A table of more players is refused: it has ``n 2^n`` entries, and its mixed equilibria are out of this solver's reach."""
+"""A table of more players is refused: it has ``n 2^n`` entries, and its mixed equilibria are out of this solver's
+reach."""
 
 _TOLERANCE = 1e-9
 """Regret, as a share of the largest payoff difference, that counts as none."""
@@ -32,8 +33,8 @@ class Equilibrium:
 
     Attributes:
         move: ``[n]``, each player's probability of moving.
-        kind: ``"pure"`` or ``"mixed"``; ``"kept"``: no equilibrium was found (or the table is not finite), and everybody
-            keeps its policy, which need not be one.
+        kind: ``"pure"`` or ``"mixed"``; ``"kept"``: no equilibrium was found (or the table is not finite), and
+            everybody keeps its policy, which need not be one.
         payoffs: ``[n]``, expected.
         regret: What the players could gain by deviating alone, all together; 0 at an equilibrium but for rounding.
     """
@@ -47,11 +48,12 @@ class Equilibrium:
 def solve_meta_game(payoffs: NDArray[np.float64], *, iterations: int = 60) -> Equilibrium:
     """A Nash equilibrium of a meta-game, chosen by a rule that never draws.
 
-    The rule: the pure equilibrium with the largest total payoff; where there is none, the mixed one with the largest of
-    those that are looked at; where none is found, everybody keeps. Ties go to the first in lexicographic order with *move* before *keep*, so that equal
-    payoffs mean that all take their candidates. Supports are enumerated: pure profiles, then all in which two or three players mix, in
-    closed form. Where four mix, or the game is degenerate, regret is brought to zero by a semismooth Newton method from
-    a fixed grid of starts; that method may fail.
+    The rule: the pure equilibrium with the largest total payoff; where there is none, the mixed one with the largest
+    of those that are looked at; where none is found, everybody keeps. Ties go to the first in lexicographic order
+    with *move* before *keep*, so that equal payoffs mean that all take their candidates. Supports are enumerated:
+    pure profiles, then all in which two or three players mix, in closed form. Where four mix, or the game is
+    degenerate, regret is brought to zero by a semismooth Newton method from a fixed grid of starts; that method may
+    fail.
 
     Args:
         payoffs: ``[n, 2, ..., 2]``, 1 to 4 players.
@@ -68,7 +70,7 @@ def solve_meta_game(payoffs: NDArray[np.float64], *, iterations: int = 60) -> Eq
     n = len(table)
     if not np.isfinite(table).all():
         return Equilibrium(np.zeros(n), "kept", np.full(n, np.nan), float("nan"))
-    spread = float(np.abs(table - table[(slice(None), *(0,) * n)].reshape(n, *(1,) * n)).max())
+    spread = float(np.abs(table - table.reshape(n, -1)[:, 0].reshape(n, *(1,) * n)).max())
     slack = _TOLERANCE * spread
     pure = [
         np.array(profile, np.float64)
@@ -121,8 +123,7 @@ def _by_support(table: NDArray[np.float64]) -> list[NDArray[np.float64]]:
         at = tuple(slice(None) if choice is None else choice for choice in choices)
         # Of each mixer: its gain of moving, over what the other mixers do.
         gains = [
-            np.take(table[i][at], 1, position) - np.take(table[i][at], 0, position)
-            for position, i in enumerate(mixers)
+            np.take(table[i][at], 1, position) - np.take(table[i][at], 0, position) for position, i in enumerate(mixers)
         ]
         for mixed in _pair(gains) if len(mixers) == 2 else _triple(gains):
             profile = np.array([0.0 if choice is None else choice for choice in choices])
@@ -208,9 +209,7 @@ def _jacobian(table: NDArray[np.float64], p: NDArray[np.float64]) -> NDArray[np.
     return jacobian
 
 
-def _best(
-    table: NDArray[np.float64], profiles: list[NDArray[np.float64]], kind: Kind, slack: float
-) -> Equilibrium:
+def _best(table: NDArray[np.float64], profiles: list[NDArray[np.float64]], kind: Kind, slack: float) -> Equilibrium:
     """The first of those whose total payoff is the largest, but for rounding."""
     totals = [float(expected_payoffs(table, profile).sum()) for profile in profiles]
     most = max(totals) - len(table) * slack

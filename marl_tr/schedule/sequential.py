@@ -48,9 +48,7 @@ class Sequential:
         for k in order:
             assignment, row = learners[k]
             weight = None if log_factor is None else self._weight(log_factor)
-            turn = assignment.turn(
-                (row,), weight=weight, generator=generator, progress=progress, budget=budget
-            )
+            turn = assignment.turn((row,), weight=weight, generator=generator, progress=progress, budget=budget)
             candidate = assignment.region.propose(turn)
             assignment.log(candidate.losses)
             report = guard.accept(assignment.region, turn, candidate)[0]

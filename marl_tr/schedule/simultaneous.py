@@ -17,7 +17,8 @@ __all__ = ["Simultaneous"]
 class Simultaneous:
     """Independent updates (IPPO, MAPPO: Yu et al., arXiv 2103.01955).
 
-    Each learner's own bound holds; the joint divergence is at most their sum (or the joint bound of a budget), and no joint improvement is promised.
+    Each learner's own bound holds; the joint divergence is at most their sum (or the joint bound of a budget), and no
+    joint improvement is promised.
     """
 
     def __init__(self, config: SimultaneousConfig) -> None:

@@ -77,9 +77,7 @@ class FreshEpisodes:
                 if over.all():
                     break
             else:
-                raise ValueError(
-                    f"environment {env.spec.id!r}: an episode did not end within {self._max_steps} steps"
-                )
+                raise ValueError(f"environment {env.spec.id!r}: an episode did not end within {self._max_steps} steps")
         return {
             name: totals[player.team.group.name][:, list(agents)].mean(1)
             for player in self._players

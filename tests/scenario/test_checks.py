@@ -183,11 +183,15 @@ optimizer: {}
 trainer: {total_steps: 10}
 """
     (problem,) = problems(text)
-    assert problem.message.startswith("schedule 'meta_game' needs log_prob, which agents of kind 'drifting' do not have")
+    assert problem.message.startswith(
+        "schedule 'meta_game' needs log_prob, which agents of kind 'drifting' do not have"
+    )
     assert problem.message.endswith("; or 'payoffs: rollouts'")
     assert problems(text.replace("meta_game", "meta_game, payoffs: rollouts")) == []
 
 
 def test_a_budget_of_nats_needs_agents_that_can_say_their_divergence_in_nats(problems: Load, sample_only: str) -> None:
-    text = EXPLICIT.replace("simultaneous}", "simultaneous, budget: equal}").replace("kind: gaussian", f"kind: {sample_only}")
+    text = EXPLICIT.replace("simultaneous}", "simultaneous, budget: equal}").replace(
+        "kind: gaussian", f"kind: {sample_only}"
+    )
     assert any("schedule.budget splits nats, so it needs kl" in problem.message for problem in problems(text))

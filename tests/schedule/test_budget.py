@@ -86,7 +86,9 @@ def test_shares_come_to_the_joint_bound_whatever_the_slopes(split: Any, slopes: 
 # Schedules.
 
 
-def assignment(region: Any, *, scales: tuple[float, ...] = (1.0, 1.0, 1.0), log: Any = lambda losses: None) -> Assignment:
+def assignment(
+    region: Any, *, scales: tuple[float, ...] = (1.0, 1.0, 1.0), log: Any = lambda losses: None
+) -> Assignment:
     policy = make_policy("beta", "mlp", agents=3)
     batch = play(policy, steps=16, environments=16, seed=10)
     advantage = torch.randn(batch.mask.shape, generator=generator(20)) * torch.tensor(scales)[:, None, None]
@@ -144,14 +146,14 @@ def test_equal_shares_of_the_regions_bounds_are_the_updates_without_a_budget() -
     found = []
     for settings in ({}, {"budget": "equal"}):
         part = assignment(make_region("trpo", bound=0.01))
-        reports = Simultaneous(SimultaneousConfig(**settings)).update([part], Guard(lambda line: None), generator(1), 0.0)
+        reports = Simultaneous(SimultaneousConfig(**settings)).update(
+            [part], Guard(lambda line: None), generator(1), 0.0
+        )
         found.append([r.accepted for r in reports])
     assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
 def test_without_a_budget_audit_lines_name_no_joint_bound() -> None:
     lines: list[Mapping[str, Any]] = []
-    Sequential(SequentialConfig()).update(
-        [assignment(make_region("trpo"))], Guard(lines.append), generator(1), 0.0
-    )
+    Sequential(SequentialConfig()).update([assignment(make_region("trpo"))], Guard(lines.append), generator(1), 0.0)
     assert all("joint_bound" not in line for line in lines)

@@ -51,7 +51,10 @@ class JointMeans:
 
     def _law(self, parameters: Parameters, batch: PolicyBatch) -> JointLaw:
         mean = parameters["mean"][:, None, None, :].expand(*batch.mask.shape, -1)
-        laws = {name: Gaussian(part, torch.zeros_like(part)) for name, part in zip(self.names, mean.split(1, -1), strict=True)}
+        laws = {
+            name: Gaussian(part, torch.zeros_like(part))
+            for name, part in zip(self.names, mean.split(1, -1), strict=True)
+        }
         return JointLaw(ProductLaw(laws), [[name] for name in self.names], batch.record["acting"])
 
     def evaluate(self, parameters: Parameters, batch: PolicyBatch) -> Evaluation:
@@ -73,7 +76,8 @@ class JointMeans:
 
 
 def linear_game(gradients: Tensor, *, region: Any = None, log: Any = lambda losses: None) -> Assignment:
-    """``A_i = g_i . a`` on antithetic normal samples whose second moments are exactly 1 and 0: the gradient is ``g_i``."""
+    """``A_i = g_i . a`` on antithetic normal samples whose second moments are exactly 1 and 0: the gradient is
+    ``g_i``."""
     n = len(gradients)
     half = torch.randn(300, n, generator=generator(1), dtype=torch.float64)
     half = half @ torch.linalg.inv(torch.linalg.cholesky(half.T @ half / 300)).T
@@ -176,14 +180,23 @@ def test_graphs() -> None:
     assert edges_of(names[:1], ConsensusConfig(graph="ring")) == []
     star = ConsensusConfig(edges=[("b", "a"), ("a", "c"), ("d", "a"), ("a", "d")])
     assert edges_of(names, star) == [(0, 1), (0, 2), (0, 3)]
-    for edges, what in (([("a", "x")], "joins no two"), ([("a", "a")], "joins no two"), ([("a", "b")], "no path leads from a to c, d")):
+    for edges, what in (
+        ([("a", "x")], "joins no two"),
+        ([("a", "a")], "joins no two"),
+        ([("a", "b")], "no path leads from a to c, d"),
+    ):
         with pytest.raises(UserError, match=what):
             edges_of(names, ConsensusConfig(edges=edges))
 
 
 # Policies over joint actions: two groups with unlike spaces.
 
-FLYERS = GroupSpec("flyers", ("f0", "f1"), {"o": spaces.Box(-1, 1, (3,))}, {"move": spaces.Box(-1, 1, (2,)), "mode": spaces.Discrete(3)})
+FLYERS = GroupSpec(
+    "flyers",
+    ("f0", "f1"),
+    {"o": spaces.Box(-1, 1, (3,))},
+    {"move": spaces.Box(-1, 1, (2,)), "mode": spaces.Discrete(3)},
+)
 WALKER = GroupSpec("walkers", ("w",), {"o": spaces.Box(-1, 1, (4,))}, {"action": spaces.Discrete(4)})
 SPEC = EnvSpec("pair", 5, (FLYERS, WALKER))
 
@@ -191,7 +204,9 @@ SPEC = EnvSpec("pair", 5, (FLYERS, WALKER))
 def joint_policy(group: GroupSpec, *, spec: EnvSpec = SPEC, shared: bool = False, **settings: Any) -> JointPolicy:
     config = GaussianConfig(scope="joint", **{"hidden": [8], "head_gain": 0.5, **settings})
     rows = Rows(agents=len(group.agents), shared=shared)
-    policy = make(config, group, rows=rows, generator=generator(3), device=torch.device("cpu"), spec=spec, agents=group.agents)
+    policy = make(
+        config, group, rows=rows, generator=generator(3), device=torch.device("cpu"), spec=spec, agents=group.agents
+    )
     assert isinstance(policy, JointPolicy)
     return policy
 
@@ -238,14 +253,20 @@ def test_joint_likelihoods_divergences_and_fisher_products_are_those_of_everybod
     before, after = torch_laws(now), torch_laws(moved)
     acting = record["acting"]
     components = torch.stack(
-        [torch.stack([law.log_prob(record[n]) for law, n in zip(ls, ns, strict=True)]).sum(0) for ls, ns in zip(before, names, strict=True)],
+        [
+            torch.stack([law.log_prob(record[n]) for law, n in zip(ls, ns, strict=True)]).sum(0)
+            for ls, ns in zip(before, names, strict=True)
+        ],
         -1,
     )
     components = torch.where(acting, components, 0)
     torch.testing.assert_close(old.law.components(record), components, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(old.log_prob[..., 0], components.sum(-1), rtol=1e-5, atol=1e-5)
     kl = torch.stack(
-        [torch.stack([distributions.kl_divergence(a, b) for a, b in zip(x, y, strict=True)]).sum(0) for x, y in zip(before, after, strict=True)],
+        [
+            torch.stack([distributions.kl_divergence(a, b) for a, b in zip(x, y, strict=True)]).sum(0)
+            for x, y in zip(before, after, strict=True)
+        ],
         -1,
     )
     torch.testing.assert_close(
@@ -257,7 +278,9 @@ def test_joint_likelihoods_divergences_and_fisher_products_are_those_of_everybod
     quadratic = sum(float((t * f).sum()) for t, f in zip(tangents, product, strict=True))
     law = old.law.map(lambda x: x.double() if x.is_floating_point() else x)
     eps = 1e-4
-    shifted = law.law.with_parameters(tuple(p + eps * t.double() for p, t in zip(law.law.parameters(), tangents, strict=True)))
+    shifted = law.law.with_parameters(
+        tuple(p + eps * t.double() for p, t in zip(law.law.parameters(), tangents, strict=True))
+    )
     near = law.kl(JointLaw(shifted, law.leaves, law.acting)).sum()
     assert quadratic == pytest.approx(float(2 * near / eps**2), rel=1e-3)
 

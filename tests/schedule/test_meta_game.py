@@ -107,9 +107,7 @@ class ExactTrials:
             p = self._policy.first
             for name, parameters in profile.items():
                 p[int(name)] = float(parameters["first"])
-            found.append(
-                {str(i): np.full(episodes, v) for i, v in enumerate(expected_payoffs(self._table, 1 - p))}
-            )
+            found.append({str(i): np.full(episodes, v) for i, v in enumerate(expected_payoffs(self._table, 1 - p))})
         return found
 
 
@@ -168,7 +166,8 @@ def exact_step(table: Table, p: Table, *, step: float, meta: bool, best_response
 def test_play_with_exact_gradients_is_that_of_the_specification(
     table: Table, step: float, payoffs: str, best_response: bool
 ) -> None:
-    """By ratios and by returns alike; of the variants, matching pennies at .3 is drawn to (1/2, 1/2) by both together."""
+    """By ratios and by returns alike; of the variants, matching pennies at .3 is drawn to (1/2, 1/2) by both
+    together."""
     policy, p = CoinPolicy([0.9, 0.2]), np.array([0.9, 0.2])
     for k in range(40):
         update = schedule(payoffs=payoffs, best_response=best_response)

@@ -110,7 +110,8 @@ def test_three_player_matching_pennies_has_its_one_equilibrium() -> None:
 
 
 def test_four_players_who_all_mix_need_the_search_by_regret() -> None:
-    """Jordan's game of four: no profile of two or three mixers is an equilibrium, and without steps of the search all keep."""
+    """Jordan's game of four: no profile of two or three mixers is an equilibrium, and without steps of the search all
+    keep."""
     table = np.zeros((4, 2, 2, 2, 2))
     for b in itertools.product((0, 1), repeat=4):
         table[(slice(None), *b)] = [b[0] == b[1], b[1] == b[2], b[2] == b[3], b[3] != b[0]]

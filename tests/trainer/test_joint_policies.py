@@ -23,7 +23,11 @@ def trainer(*agents: dict[str, Any], **schedule: Any) -> Trainer:
             {
                 "name": "joint",
                 "preset": "matrpo",
-                "env": {"id": "uav/downlink-v0", "num_envs": 4, "config": {"num_uavs": 3, "num_users": 6, "horizon": 10}},
+                "env": {
+                    "id": "uav/downlink-v0",
+                    "num_envs": 4,
+                    "config": {"num_uavs": 3, "num_users": 6, "horizon": 10},
+                },
                 "agents": list(agents) or {"kind": "gaussian", "hidden": [8]},
                 "region": {"subsample": 1.0, "bound": 0.01},
                 "schedule": {"rounds": 2, **schedule},

@@ -21,7 +21,11 @@ def trainer(**schedule: Any) -> Trainer:
         load_scenario(
             {
                 "name": "trials",
-                "env": {"id": "uav/downlink-v0", "num_envs": 3, "config": {"num_uavs": 3, "num_users": 6, "horizon": 12}},
+                "env": {
+                    "id": "uav/downlink-v0",
+                    "num_envs": 3,
+                    "config": {"num_uavs": 3, "num_users": 6, "horizon": 12},
+                },
                 "agents": {"kind": "matr", "hidden": [8], "normalise_observation": True},
                 "objective": {"kind": "surrogate"},
                 "region": {"kind": "trpo", "subsample": 1.0, "iterations": 3},
