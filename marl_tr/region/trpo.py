@@ -76,7 +76,7 @@ class Trpo:
     def _step(self, turn: Turn, old: Parameters) -> tuple[NaturalStepResult, float]:
         config = self._config
         gain, gradient = _gradient(turn, old)
-        bound = turn.bound(self) or config.bound
+        bound = config.bound if turn.shares is None else turn.shares[0]
         matvec = _fisher(turn, old, share=config.subsample)
 
         def accept(step: Tensor) -> Trial:

@@ -262,7 +262,7 @@ def _able(kind: str, offered: frozenset[str]) -> list[str]:
     models = ((name, entry.load_config()) for name, entry in registry.names(kind).items())
     able = []
     for name, model in models:
-        needed = None if model is None else getattr(model, "requires", frozenset())
+        needed: object = None if model is None else getattr(model, "requires", frozenset[str]())
         if isinstance(needed, frozenset) and needed <= offered:
             able.append(name)
     return able
