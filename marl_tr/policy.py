@@ -14,7 +14,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Action", "Capability", "Evaluation", "Parameters", "Policy", "PolicyBatch", "Rows", "masked_mean"]
+__all__ = [
+    "Action",
+    "Capability",
+    "Evaluation",
+    "Parameters",
+    "Policy",
+    "PolicyBatch",
+    "Rows",
+    "executed_name",
+    "masked_mean",
+]
 
 Parameters = dict[str, Tensor]
 """Stacked parameters by name, each ``[L, ...]``; a subset of rows is a slice along the first axis."""
@@ -172,6 +182,11 @@ class Policy(Protocol):
 
     Optional hook, looked up by name: ``recall(batch) -> Evaluation``, what `evaluate` says of a batch under the
     parameters that acted, from the record alone; for policies whose networks cost much.
+
+    Optional attribute ``scope = "joint"``: a law over everybody's actions, of which each agent executes, and records,
+    its own. In batches to learn from, ``record`` then holds the raw actions of all agents, by `executed_name`, and
+    who was to move, ``acting [L, T, N, A]``; and ``Evaluation.law.components(record) [L, T, N, A]`` is the
+    log-probability of each agent's action.
     """
 
     rows: Rows
@@ -237,6 +252,11 @@ class Policy(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore `state_dict`."""
         ...
+
+
+def executed_name(agent: str, leaf: str) -> str:
+    """Name of an agent's action leaf among everybody's."""
+    return f"{agent}/{leaf}"
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ EXPECTED = {
     "docs/uav-radio.md": {"python"},
     "docs/uav-references.md": {"python"},
     "docs/uav-users.md": {"python"},
+    "docs/schedules.md": {"yaml"},
 }
 LANGUAGES = {"python", "yaml", "sh", "console", "toml", "text", ""}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from marl_tr.errors import UserError
 from marl_tr.nn.distributions import ProductLaw
 from marl_tr.nn.heads import ProductHead, make_head
 from marl_tr.policy import Action, Capability, Evaluation, Parameters, PolicyBatch, Rows
-from marl_tr.vector.contract import GroupSpec
+from marl_tr.vector.contract import EnvSpec, GroupSpec
 
 __all__ = ["ExplicitPolicy", "make"]
 
@@ -162,7 +162,23 @@ def _check_masks(group: GroupSpec, head: ProductHead) -> None:
 
 
 def make(
-    config: GaussianConfig, group: GroupSpec, *, rows: Rows, generator: torch.Generator, device: torch.device
+    config: GaussianConfig,
+    group: GroupSpec,
+    *,
+    rows: Rows,
+    generator: torch.Generator,
+    device: torch.device,
+    spec: EnvSpec | None = None,
+    agents: Sequence[str] = (),
+    encoder: Callable[..., ObservationEncoder] = FlatEncoder,
 ) -> ExplicitPolicy:
-    """The registered factory of agent kind ``gaussian``."""
-    return ExplicitPolicy(config, group, rows=rows, generator=generator, device=device)
+    """The registered factory of agent kind ``gaussian``; `spec` and `agents` where ``scope: joint`` asks for them."""
+    if config.scope == "own":
+        return ExplicitPolicy(config, group, rows=rows, generator=generator, device=device, encoder=encoder)
+    from marl_tr.agents.gaussian.joint import JointPolicy
+
+    if spec is None:
+        raise ValueError("a policy over everybody's actions needs to know everybody: spec and agents")
+    return JointPolicy(
+        config, group, spec=spec, agents=agents, rows=rows, generator=generator, device=device, encoder=encoder
+    )

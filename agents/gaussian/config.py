@@ -17,6 +17,11 @@ class GaussianConfig(Strict):
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"log_prob", "kl"})
 
+    scope: Literal["own", "joint"] = Field(
+        default="own",
+        description="'joint': a law over the actions of all agents, of which each executes its own; for schedule "
+        "'consensus'.",
+    )
     network: Literal["mlp", "gru"] = Field(default="mlp", description="'gru' puts a GRU cell behind the hidden layers.")
     hidden: list[Width] = Field(default=[128, 128], min_length=1, description="Widths of the hidden layers.")
     activation: Literal["tanh", "relu"] = Field(default="tanh", description="Between the hidden layers.")

@@ -144,11 +144,11 @@ class AuditReport:
 def audit(run_dirs: Sequence[Path]) -> AuditReport:
     """Read the audit logs of runs and check every line.
 
-    Checked: the chain of digests; that iterations and steps never go back; that each update committed
-    (accepted or interpolated) under a hard bound has a finite divergence of at most ``bound * (1 +
-    TOLERANCE)``; where a line says how far the policy was from an anchor `before` the update, the larger of the two
-    counts, and the line's own `limit` must be that. What cannot be seen: lines cut off cleanly at the end (a resume
-    sees that).
+    Checked: the chain of digests; that iterations and steps never go back; that each update committed (accepted or
+    interpolated) under a hard bound has a finite divergence of at most ``bound * (1 + TOLERANCE)``; where a line says
+    how far the policy was from an anchor `before` the update, the larger of the two counts, and the line's own
+    `limit` must be that. Where lines of an iteration name a joint bound, their shares and their committed divergences
+    must not add up to more. What cannot be seen: lines cut off cleanly at the end (a resume sees that).
 
     Raises:
         AuditError: No runs, a log that is missing, empty or cut off, or a line that is no audit line.
@@ -159,10 +159,12 @@ def audit(run_dirs: Sequence[Path]) -> AuditReport:
     findings: list[Finding] = []
     for run in run_dirs:
         before: Mapping[str, Any] = {"iteration": 0, "step": 0}
+        joint = _Joint()
         for where, line in _lines(run, findings):
             key = (run, line["learner"], line["kind"], line["guarantee"])
             row = rows.setdefault(key, LearnerAudit(*key))
             findings += [Finding(where, what) for what in (*_went_back(before, line), *_enter(row, line))]
+            findings += [Finding(where, what) for what in joint.enter(line)]
             before = line
     return AuditReport(tuple(rows.values()), tuple(findings))
 
@@ -197,6 +199,40 @@ def _enter(row: LearnerAudit, line: Mapping[str, Any]) -> Iterator[str]:
         row.violations += 1
         beyond = "" if limit == bound else f", beyond which it began at {limit:.9g}"
         yield f"{who}: divergence {divergence:.9g} exceeds its bound {bound:.9g}{beyond} ({line['direction']})"
+
+
+@dataclass
+class _Joint:
+    """The lines of one iteration whose bounds are shares of one that their learners have together."""
+
+    iteration: int = -1
+    bound: float | None = None
+    shares: float = 0.0
+    accepted: float = 0.0
+
+    def enter(self, line: Mapping[str, Any]) -> Iterator[str]:
+        """Count one line; yields what is wrong with the sums that it completes."""
+        if line["joint_bound"] is None:
+            return
+        if self.bound is None or line["iteration"] != self.iteration:
+            self.iteration, self.bound, self.shares, self.accepted = line["iteration"], line["joint_bound"], 0.0, 0.0
+        bound: float = line["joint_bound"] if self.bound is None else self.bound
+        who = f"iteration {self.iteration}, {line['kind']} of {line['learner']!r}"
+        if line["joint_bound"] != bound:
+            yield f"{who}: joint bound {line['joint_bound']:.9g}, and {bound:.9g} for others of the iteration"
+            return
+        if line["bound"] is None:
+            yield f"{who}: a joint bound without a share of it"
+            return
+        limit = bound * (1 + TOLERANCE)
+        kept = self.shares <= limit, self.accepted <= limit
+        self.shares += line["bound"]
+        self.accepted += 0.0 if line["outcome"] == "rejected" else line["accepted"]
+        # Once an iteration, by the line that goes beyond; a nan of a hard guarantee is a violation of its own.
+        if kept[0] and not self.shares <= limit:
+            yield f"{who}: shares come to {self.shares:.9g}, more than the joint bound {bound:.9g}"
+        if line["guarantee"] == "hard" and kept[1] and self.accepted > limit:
+            yield f"{who}: divergences come to {self.accepted:.9g}, more than the joint bound {bound:.9g}"
 
 
 def _went_back(before: Mapping[str, Any], line: Mapping[str, Any]) -> Iterator[str]:
@@ -251,6 +287,8 @@ def _typed(line: Mapping[str, Any]) -> dict[str, Any]:
         # Of bounds to anchors alone.
         "before": None if line.get("before") is None else number(line["before"]),
         "limit": None if line.get("limit") is None else number(line["limit"]),
+        # Of learners that have a bound together.
+        "joint_bound": None if line.get("joint_bound") is None else number(line["joint_bound"]),
     }
     for name in ("iteration", "step", "backtracks"):
         if type(line[name]) is not int or line[name] < 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,123 +12,10 @@ from torch import Tensor
 
 from marl_tr.policy import Parameters
 from marl_tr.region.chain import chain_measures
+from marl_tr.region.report import AnchorReport, UpdateReport
 from marl_tr.region.turn import Candidate, Measurement, Region, Turn
 
 __all__ = ["AnchorReport", "Guard", "UpdateReport"]
-
-
-@dataclass(frozen=True)
-class AnchorReport:
-    """What became of the bound to an anchor in one learner's update.
-
-    The policy may be beyond the bound on this batch, which is another one than the bound was last kept on; then the
-    update may not take it farther away: the limit is the larger of bound and `before`.
-
-    Attributes:
-        learner: Name.
-        kind: The term's name, ``anchor`` or ``anchor_2`` and so on.
-        bound: Mean KL(anchor || new), nats.
-        before: The same of the policy before the update, on this batch.
-        proposed: Of the candidate.
-        accepted: Of what is now in force.
-        outcome: Of the update.
-        reason: What became of this bound, where there is something to say.
-    """
-
-    learner: str
-    kind: str
-    bound: float
-    before: float
-    proposed: float
-    accepted: float
-    outcome: str
-    reason: str
-
-    @property
-    def limit(self) -> float:
-        """What was kept."""
-        return max(self.bound, self.before)
-
-    def audit_line(self) -> dict[str, Any]:
-        """The report for ``audit.jsonl``."""
-        return {
-            "learner": self.learner,
-            "kind": self.kind,
-            "guarantee": "hard",
-            "bound": self.bound,
-            "before": self.before,
-            "limit": self.limit,
-            "direction": "kl_anchor_new",
-            "proposed": self.proposed,
-            "accepted": self.accepted,
-            "outcome": self.outcome,
-            "backtracks": 0,
-            "reason": self.reason,
-        }
-
-
-@dataclass(frozen=True)
-class UpdateReport:
-    """What became of one learner's candidate.
-
-    Attributes:
-        learner: Name.
-        guarantee: Of the region: ``"hard" | "soft" | "none"``.
-        bound: Of the region, or None.
-        direction: Which divergence.
-        proposed: Divergence of the candidate as proposed, nats.
-        accepted: Divergence of what is now in force (0 where rejected).
-        outcome: ``"accepted" | "interpolated" | "rejected"``.
-        backtracks: Shortenings by the region and by the Guard together.
-        surrogate_gain: Of what is now in force; None where the objective cannot say.
-        expected_gain: First-order prediction, or None.
-        cg_residual: Of the solve, or None.
-        reason: Why it was not accepted as proposed.
-        log_ratio: ``[T, N, K]`` of what is now in force, for schedules with a compounding factor.
-        entropy: Mean entropy of what is now in force; None where the policy cannot say.
-        anchors: One entry a bound to an anchor.
-        regularisers: Scalars of the terms: ``kl_<term>`` in nats of what is now in force, ``kl_<term>_weight``, and
-            ``kl_<term>_bound`` where there is one.
-        chain: Measures by chain step (`marl_tr.region.chain.chain_measures`); empty where ``K`` is 1.
-        measures: What the objective has to say of what is now in force, by tag.
-    """
-
-    learner: str
-    guarantee: str
-    bound: float | None
-    direction: str
-    proposed: float
-    accepted: float
-    outcome: str
-    backtracks: int
-    surrogate_gain: float | None
-    expected_gain: float | None
-    cg_residual: float | None
-    reason: str
-    log_ratio: Tensor
-    entropy: float | None
-    anchors: tuple[AnchorReport, ...] = ()
-    regularisers: dict[str, float] = field(default_factory=dict)
-    chain: dict[str, list[float]] = field(default_factory=dict)
-    measures: dict[str, float] = field(default_factory=dict)
-
-    def audit_line(self) -> dict[str, Any]:
-        """The report without its tensor, for ``audit.jsonl``."""
-        return {
-            "learner": self.learner,
-            "kind": "policy",
-            "guarantee": self.guarantee,
-            "bound": self.bound,
-            "direction": self.direction,
-            "proposed": self.proposed,
-            "accepted": self.accepted,
-            "outcome": self.outcome,
-            "backtracks": self.backtracks,
-            "surrogate_gain": self.surrogate_gain,
-            "expected_gain": self.expected_gain,
-            "cg_residual": self.cg_residual,
-            "reason": self.reason,
-        }
 
 
 @dataclass(frozen=True)
@@ -179,6 +66,29 @@ class _Limit:
         return f"KL {value:.3g} to {self.term!r}", f"its limit {self.limit:.3g}{beyond}"
 
 
+@dataclass(frozen=True)
+class _Verdict:
+    """What is to become of one row of a candidate.
+
+    Attributes:
+        parameters: To be in force, ``[1, ...]``: the old ones where it is rejected.
+        proposal: What the candidate does.
+        measured: What `parameters` do.
+        limits: What was to be kept.
+        outcome: ``"accepted" | "interpolated" | "rejected"``.
+        reason: Why it is not accepted as proposed.
+        tries: Interpolations.
+    """
+
+    parameters: Parameters
+    proposal: Measurement
+    measured: Measurement
+    limits: list[_Limit]
+    outcome: str
+    reason: str
+    tries: int
+
+
 class Guard:
     """Accepts, interpolates or rejects candidates, a row at a time.
 
@@ -205,10 +115,68 @@ class Guard:
                 self._audit(anchor.audit_line())
         return reports
 
+    def within(self, region: Region, turn: Turn, candidate: Candidate) -> Candidate:
+        """What `accept` would put in force of `candidate`; nothing is committed and nothing written to the audit.
+
+        For schedules that weigh candidates before any of them is in force. A rejected row has its old parameters, and
+        its reason says why; interpolated rows come without moments.
+        """
+        verdicts = [self._settle(region, turn.only(k), candidate, k) for k in range(len(turn.rows))]
+        return replace(
+            candidate,
+            parameters={
+                name: torch.cat([verdict.parameters[name] for verdict in verdicts]) for name in candidate.parameters
+            },
+            moments=[
+                candidate.moments[k] if verdict.outcome == "accepted" else {} for k, verdict in enumerate(verdicts)
+            ],
+            reasons=[verdict.reason if verdict.outcome == "rejected" else "" for verdict in verdicts],
+            before=None,
+        )
+
     def _row(self, region: Region, turn: Turn, candidate: Candidate, k: int) -> UpdateReport:
         row = turn.rows[0]
         old = turn.learners.parameters([row])
-        new = {name: p[k : k + 1] for name, p in candidate.parameters.items()}
+        verdict = self._settle(region, turn, candidate, k)
+        outcome, measured = verdict.outcome, verdict.measured
+        steps: dict[str, float] = {}
+        if outcome != "rejected":
+            whole = outcome == "accepted"
+            before = old if candidate.before is None or not whole else _row_of(candidate.before, k)
+            steps = _step_values(turn, measured, before)
+            values = {name: float(value) for name, value in measured.terms.items()} | steps
+            moments = candidate.moments[k] if whole else {}
+            turn.learners.commit(row, verdict.parameters, moments, before=before, measured=values)
+        return UpdateReport(
+            learner=turn.names[0],
+            guarantee=region.guarantee,
+            bound=turn.bound(region),
+            direction=turn.learners.policy.direction,
+            proposed=float(verdict.proposal.divergence),
+            accepted=0.0 if outcome == "rejected" else float(measured.divergence),
+            outcome=outcome,
+            backtracks=candidate.backtracks[k] + verdict.tries,
+            surrogate_gain=0.0 if outcome == "rejected" else _number(measured.gain),
+            expected_gain=candidate.expected_gain[k],
+            cg_residual=candidate.cg_residual[k],
+            reason=verdict.reason,
+            log_ratio=(measured.log_prob - turn.old.log_prob)[0],
+            entropy=_number(measured.entropy),
+            anchors=tuple(
+                _anchor_report(turn.names[0], limit, verdict.proposal, measured, outcome)
+                for limit in verdict.limits
+                if limit.term is not None
+            ),
+            regularisers=_scalars(turn, measured, steps),
+            chain=chain_measures(turn, measured),
+            measures=_measures(turn, verdict.parameters, measured),
+            joint_bound=turn.joint_bound,
+        )
+
+    def _settle(self, region: Region, turn: Turn, candidate: Candidate, k: int) -> _Verdict:
+        """Measure row `k` of `candidate`, the only one of `turn`, and decide; nothing changes."""
+        old = turn.learners.parameters([turn.rows[0]])
+        new = _row_of(candidate.parameters, k)
         proposal = measured = turn.measure(new)
         limits = _limits(region, turn)
         broken = [limit for limit in limits if not limit.kept(measured)]
@@ -226,40 +194,9 @@ class Guard:
                 new, measured, tries = found
         elif not _finite(new, measured):
             outcome, reason = "rejected", "what the candidate does is not finite"
-        steps: dict[str, float] = {}
         if outcome == "rejected":
-            measured = turn.measure(old)
-        else:
-            whole = outcome == "accepted"
-            before = old if candidate.before is None or not whole else _row_of(candidate.before, k)
-            steps = _step_values(turn, measured, before)
-            values = {name: float(value) for name, value in measured.terms.items()} | steps
-            moments = candidate.moments[k] if whole else {}
-            turn.learners.commit(row, new, moments, before=before, measured=values)
-        return UpdateReport(
-            learner=turn.names[0],
-            guarantee=region.guarantee,
-            bound=region.bound,
-            direction=turn.learners.policy.direction,
-            proposed=float(proposal.divergence),
-            accepted=0.0 if outcome == "rejected" else float(measured.divergence),
-            outcome=outcome,
-            backtracks=candidate.backtracks[k] + tries,
-            surrogate_gain=0.0 if outcome == "rejected" else _number(measured.gain),
-            expected_gain=candidate.expected_gain[k],
-            cg_residual=candidate.cg_residual[k],
-            reason=reason,
-            log_ratio=(measured.log_prob - turn.old.log_prob)[0],
-            entropy=_number(measured.entropy),
-            anchors=tuple(
-                _anchor_report(turn.names[0], limit, proposal, measured, outcome)
-                for limit in limits
-                if limit.term is not None
-            ),
-            regularisers=_scalars(turn, measured, steps),
-            chain=chain_measures(turn, measured),
-            measures=_measures(turn, old if outcome == "rejected" else new, measured),
-        )
+            new, measured = old, turn.measure(old)
+        return _Verdict(new, proposal, measured, limits, outcome, reason, tries)
 
     def _interpolate(
         self, turn: Turn, old: Parameters, new: Parameters, limits: Sequence[_Limit], measured: Measurement
@@ -279,8 +216,9 @@ class Guard:
 def _limits(region: Region, turn: Turn) -> list[_Limit]:
     """What an update of the turn's one row must keep."""
     limits = []
-    if region.guarantee == "hard" and region.bound is not None:
-        limits.append(_Limit(term=None, bound=region.bound, before=0.0))
+    bound = turn.bound(region)
+    if region.guarantee == "hard" and bound is not None:
+        limits.append(_Limit(term=None, bound=bound, before=0.0))
     bounded = [term for term in turn.terms if term.bound is not None]
     if bounded:
         now = turn.measure(turn.learners.parameters(turn.rows))

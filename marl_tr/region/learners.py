@@ -106,6 +106,20 @@ class Learners:
             module.load_state_dict(after)
 
     @contextmanager
+    def acting(self, parameters: Mapping[int, Parameters]) -> Iterator[None]:
+        """Inside, the policy acts by `parameters` ``[1, ...]`` of some rows in place of its own; nothing is
+        committed."""
+        own = self.parameters(range(len(self.names)))
+        try:
+            with torch.no_grad():
+                for row, new in parameters.items():
+                    for name, p in self.policy.module.named_parameters():
+                        p[row] = new[name][0]
+            yield
+        finally:
+            self._install(own)
+
+    @contextmanager
     def averaged(self) -> Iterator[None]:
         """Inside, the policy acts by the average of its committed parameters, where one is kept."""
         if self._average is None:

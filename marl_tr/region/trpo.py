@@ -76,6 +76,7 @@ class Trpo:
     def _step(self, turn: Turn, old: Parameters) -> tuple[NaturalStepResult, float]:
         config = self._config
         gain, gradient = _gradient(turn, old)
+        bound = config.bound if turn.shares is None else turn.shares[0]
         matvec = _fisher(turn, old, share=config.subsample)
 
         def accept(step: Tensor) -> Trial:
@@ -84,13 +85,13 @@ class Trpo:
             # Objectives without an improvement to measure are refused (they are no functions of the likelihood).
             gained = math.nan if measured.gain is None else float(measured.gain[0])
             predicted = float(gradient @ step.to(gradient.dtype))
-            accepted = divergence <= config.bound and gained > 0 and gained >= config.accept_ratio * predicted
+            accepted = divergence <= bound and gained > 0 and gained >= config.accept_ratio * predicted
             return Trial(accepted=accepted, divergence=divergence, gain=gained)
 
         result = natural_step(
             matvec=matvec,
             gradient=gradient.double(),
-            bound=config.bound,
+            bound=bound,
             damping=config.damping,
             iterations=config.iterations,
             tolerance=config.tolerance,

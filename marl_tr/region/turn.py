@@ -97,6 +97,9 @@ class Turn:
         generator: For minibatch orders and subsamples.
         progress: Share of the run that is done, for schedules of rates.
         terms: The learners' regularisers.
+        shares: Each row's share of a bound that several learners have together, in place of the region's own bound;
+            None: the region's holds for every row.
+        joint_bound: That bound; None where there are no shares.
     """
 
     learners: Learners
@@ -108,6 +111,12 @@ class Turn:
     generator: torch.Generator
     progress: float = 0.0
     terms: tuple[Term, ...] = ()
+    shares: tuple[float, ...] | None = None
+    joint_bound: float | None = None
+
+    def bound(self, region: Region, position: int = 0) -> float | None:
+        """What the divergence of one of the turn's rows may come to: its share where there is one."""
+        return region.bound if self.shares is None else self.shares[position]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -184,6 +193,7 @@ class Turn:
             advantage=self.advantage[index],
             old=self.old.rows(index),
             terms=tuple(term.rows(index) for term in self.terms),
+            shares=None if self.shares is None else (self.shares[position],),
         )
 
     def _value(self, term: Term, evaluation: Evaluation, reference: Any, old_log_prob: Tensor, mask: Tensor) -> Tensor:
@@ -215,6 +225,20 @@ class Candidate:
     losses: dict[str, float] = field(default_factory=dict)
     before: Parameters | None = None
 
+    def only(self, position: int) -> Candidate:
+        """The same for one of its rows."""
+        one = slice(position, position + 1)
+        return replace(
+            self,
+            parameters={name: p[one] for name, p in self.parameters.items()},
+            moments=self.moments[one],
+            expected_gain=self.expected_gain[one],
+            cg_residual=self.cg_residual[one],
+            backtracks=self.backtracks[one],
+            reasons=self.reasons[one],
+            before=None if self.before is None else {name: p[one] for name, p in self.before.items()},
+        )
+
 
 class Region(Protocol):
     """Bounds an update.
@@ -222,7 +246,8 @@ class Region(Protocol):
     Attributes:
         guarantee: ``"hard"``: the Guard keeps the bound; ``"soft"``: pulled back, not kept; ``"none"``: measured.
         requires: What a policy must be able to say of itself.
-        bound: Mean divergence (`Policy.divergence`) from the old policy a learner and update, or None.
+        bound: Mean divergence (`Policy.divergence`) from the old policy a learner and update, or None. Where a turn has
+            shares (`Turn.bound`), those are kept in its place.
     """
 
     guarantee: str

@@ -3,6 +3,7 @@
 from marl_tr.rollout.advantage import Advantage, BadCohorts, cohort_advantage, generalised_advantage, normalise
 from marl_tr.rollout.collector import Collector
 from marl_tr.rollout.container import Bootstrap, EpisodeStatistics, GroupRollout, PolicyRecord, Rollout
+from marl_tr.rollout.executed import executed_by_all
 from marl_tr.rollout.team import Team
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Rollout",
     "Team",
     "cohort_advantage",
+    "executed_by_all",
     "generalised_advantage",
     "normalise",
 ]

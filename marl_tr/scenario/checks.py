@@ -4,8 +4,9 @@ Nothing here knows a name. Config models say what they are by class attributes, 
 
 - a region's: ``takes_own_step: bool``; ``refuses_objectives: Mapping[name, reason]``; ``requires:
   frozenset[str]``;
-- an objective's: ``requires``; a schedule's: ``needs_own_parameters: bool``, ``requires``,
-  ``wants_shared_reward: bool``;
+- an objective's: ``requires``; a schedule's: ``needs_own_parameters: bool``, ``requires`` (it may hang on the settings,
+  and ``instead: str`` say which would need less), ``needs_bounds: bool``, ``needs_scope: str`` (of every agent's
+  ``scope``), ``needs_own_step: bool`` (of every region), ``wants_shared_reward: bool``;
 - an agent's: ``capabilities: frozenset[str]`` out of `log_prob`, `kl`, `mass`, `sample_distance` (not
   declared: not checked);
 - an environment's: ``shared_reward: bool`` (a property): all agents already get the same reward; ``cohort: int``:
@@ -38,6 +39,8 @@ def cross_checks(document: Document, checked: Validated) -> list[Problem]:
         *_step(document, checked),
         *_objective(document, checked),
         *_sharing(document, checked),
+        *_budget(document, checked),
+        *_scope(document, checked),
         *_capabilities(document, checked),
         *_regularisers(document, checked),
         *_cohorts(document, checked),
@@ -163,14 +166,74 @@ def _sharing(document: Document, checked: Validated) -> list[Problem]:
         return []
     name = document.data["schedule"]["kind"]
     message = (
-        f"schedule {name!r} updates one agent after the other, so each needs its own parameters; "
-        "set 'sharing: none' or a schedule that updates all at once"
+        f"schedule {name!r} updates each agent apart from the others, so each needs its own parameters; "
+        "set 'sharing: none' or a schedule that lets agents share them"
     )
     return [
         document.problem((*path, "sharing"), message)
         for path, agent in _agents(document)
         if agent.get("sharing") == "all"
     ]
+
+
+def _budget(document: Document, checked: Validated) -> list[Problem]:
+    """Learners whose divergences have no bound, or another unit: nothing can be split among them."""
+    if not getattr(checked.configs.get(("schedule",)), "needs_bounds", False):
+        return []
+    problems = []
+    for entry in _entries(document, checked):
+        region = entry.config("region")
+        if region is not None and getattr(region, "bound", None) is None:
+            message = (
+                f"schedule.budget splits bounds, and region {entry.kind('region')!r} has none here; add 'bound: 0.01' "
+                "to it"
+            )
+            problems.append(document.problem((*entry.where("region"), "kind"), message))
+        if entry.capabilities is not None and "kl" not in entry.capabilities:
+            message = f"schedule.budget splits nats, so it needs {entry.lack(frozenset({'kl'}))}; leave 'budget' out"
+            problems.append(document.problem((*entry.path, "kind"), message))
+    return problems
+
+
+def _scope(document: Document, checked: Validated) -> list[Problem]:
+    """Laws over joint actions under a schedule that is not made for them, and the other way about."""
+    schedule = checked.configs.get(("schedule",))
+    if schedule is None:
+        return []
+    name, wanted = document.data["schedule"]["kind"], getattr(schedule, "needs_scope", "own")
+    problems, laws = [], set()
+    for entry in _entries(document, checked):
+        agents = checked.configs.get(entry.path)
+        if not entry.path or agents is None:
+            continue
+        scope = getattr(agents, "scope", "own")
+        if scope != wanted == "own":
+            able = ", ".join(_made_for(scope))
+            message = (
+                f"schedule {name!r} takes the ratios of each agent's own action, not of a joint one; leave 'scope' "
+                f"out, or take schedule {able}"
+            )
+            problems.append(document.problem((*entry.path, "scope"), message))
+        elif scope != wanted:
+            able = f"set 'scope: {wanted}'" if hasattr(agents, "scope") else "agents of this kind have none"
+            message = (
+                f"schedule {name!r} compares what neighbours think of everybody's actions, so each agent needs a "
+                f"policy over the joint action: {able}"
+            )
+            problems.append(document.problem((*entry.path, "kind"), message))
+        region = entry.config("region")
+        steps = region is None or getattr(region, "takes_own_step", False)
+        if getattr(schedule, "needs_own_step", False) and not steps:
+            message = (
+                f"schedule {name!r} needs a region whose step is of the whole batch, and {entry.kind('region')!r} "
+                "goes by minibatches"
+            )
+            problems.append(document.problem((*entry.where("region"), "kind"), message))
+        laws.add(getattr(agents, "law", None))
+    if wanted == "joint" and len(laws) > 1:
+        message = f"schedule {name!r} needs one 'law' for all agents: each one's raw actions are scored by all others"
+        problems.append(document.problem(("agents",), message))
+    return problems
 
 
 def _capabilities(document: Document, checked: Validated) -> list[Problem]:
@@ -187,14 +250,29 @@ def _capabilities(document: Document, checked: Validated) -> list[Problem]:
                 able = _able(f"{section}s", entry.capabilities)
                 if able:
                     message += f"; with these agents: {section} {', '.join(able)}"
+                instead = getattr(entry.config(section), "instead", "")
+                if instead:
+                    message += f"; or {instead}"
                 problems.append(document.problem((*path, "kind"), message))
     return problems
 
 
 def _able(kind: str, offered: frozenset[str]) -> list[str]:
-    """Registered parts of a kind that need no more than is offered; those that do not say what they need left out."""
+    """Registered parts of a kind that need no more than is offered, whatever their settings; those that do not say what
+    they need left out."""
     models = ((name, entry.load_config()) for name, entry in registry.names(kind).items())
-    return [name for name, model in models if model is not None and getattr(model, "requires", frozenset()) <= offered]
+    able = []
+    for name, model in models:
+        needed: object = None if model is None else getattr(model, "requires", frozenset[str]())
+        if isinstance(needed, frozenset) and needed <= offered:
+            able.append(name)
+    return able
+
+
+def _made_for(scope: str) -> list[str]:
+    """Registered schedules for policies of a scope."""
+    models = ((name, entry.load_config()) for name, entry in registry.names("schedules").items())
+    return [name for name, model in models if getattr(model, "needs_scope", "own") == scope]
 
 
 def _regularisers(document: Document, checked: Validated) -> list[Problem]:

@@ -6,6 +6,10 @@
 | ippo   | all     | clip      | measured | simultaneous | local, adam               | 2011.09533 |
 | happo  | none    | clip      | measured | sequential   | centralized, adam         | 2109.11251 |
 | hatrpo | none    | surrogate | trpo     | sequential   | centralized, trust_region | 2109.11251 |
+| matrl  | none    | surrogate | trpo     | meta_game    | centralized, trust_region | 2106.06828 |
+| matrpo | none    | surrogate | trpo     | consensus    | centralized, trust_region | 2010.07916 |
+
+Agents of matrpo have ``scope: joint`` as well.
 """
 
 from __future__ import annotations
@@ -47,6 +51,20 @@ PRESETS: dict[str, dict[str, Any]] = {
         "objective": {"kind": "surrogate"},
         "region": {"kind": "trpo"},
         "schedule": {"kind": "sequential"},
+        "critic": {"kind": "mlp", "scope": "centralized", "fit": {"kind": "trust_region"}},
+    },
+    "matrl": {
+        "agents": {"sharing": "none"},
+        "objective": {"kind": "surrogate"},
+        "region": {"kind": "trpo"},
+        "schedule": {"kind": "meta_game"},
+        "critic": {"kind": "mlp", "scope": "centralized", "fit": {"kind": "trust_region"}},
+    },
+    "matrpo": {
+        "agents": {"sharing": "none", "scope": "joint"},
+        "objective": {"kind": "surrogate"},
+        "region": {"kind": "trpo"},
+        "schedule": {"kind": "consensus"},
         "critic": {"kind": "mlp", "scope": "centralized", "fit": {"kind": "trust_region"}},
     },
 }

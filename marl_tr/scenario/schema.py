@@ -211,8 +211,8 @@ class Scenario(Strict):
     description: str = Field(default="", description="One sentence for 'marl-tr scenarios'.")
     preset: str | None = Field(
         default=None,
-        description="mappo, ippo, happo or hatrpo: fills in objective, region, schedule, sharing and critic; "
-        "what the file says itself wins.",
+        description="mappo, ippo, happo, hatrpo, matrl or matrpo: fills in objective, region, schedule, sharing and "
+        "critic; what the file says itself wins.",
     )
     seed: int = Field(default=1, ge=0, lt=2**63, description="Every random number of the run follows from it.")
     env: EnvSection

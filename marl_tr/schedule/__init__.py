@@ -15,4 +15,14 @@ SCHEDULES = {
         config="marl_tr.schedule.config:SequentialConfig",
         summary="one after the other in random order, with the factor of those before (HAPPO, HATRPO)",
     ),
+    "meta_game": Entry(
+        target="marl_tr.schedule.meta_game:MetaGame",
+        config="marl_tr.schedule.config:MetaGameConfig",
+        summary="all at once by an equilibrium of who moves, and a best response to it (MATRL)",
+    ),
+    "consensus": Entry(
+        target="marl_tr.schedule.consensus:Consensus",
+        config="marl_tr.schedule.config:ConsensusConfig",
+        summary="policies over joint actions whose ratios agree on the edges of a graph (MATRPO)",
+    ),
 }

@@ -6,15 +6,51 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from marl_tr.policy import PolicyBatch, Rows
+from marl_tr.policy import Parameters, PolicyBatch, Rows
 from marl_tr.region.guard import Guard, UpdateReport
 from marl_tr.region.turn import Learners, Objective, Region, Turn
 from marl_tr.rollout.advantage import normalise
 
-__all__ = ["Assignment", "Schedule"]
+__all__ = ["Assignment", "Budget", "Profile", "Schedule", "Trials"]
+
+Profile = Mapping[str, Parameters]
+"""Parameters ``[1, ...]`` by learner, of those who do not act by what is in force."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A joint bound and how it is split.
+
+    Attributes:
+        bound: Of the sum of all learners' mean divergences.
+        shares: Each learner's, by name; their sum is `bound`.
+    """
+
+    bound: float
+    shares: Mapping[str, float]
+
+
+class Trials(Protocol):
+    """What the trainer offers a schedule that wants to see a joint policy play before it is in force."""
+
+    def returns(self, profiles: Sequence[Profile], *, episodes: int, seed: int) -> list[dict[str, NDArray[np.float64]]]:
+        """Fresh episodes of each profile, paired: the same episodes and the same draws for all of them.
+
+        Args:
+            profiles: Who acts by what.
+            episodes: ``n``, of each profile.
+            seed: Of episodes and draws.
+
+        Returns:
+            Of each profile ``{learner: [n]}``: the return that is learned from (scenario's ``env.reward``),
+            undiscounted, mean over the learner's agents.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -29,6 +65,7 @@ class Assignment:
         objective: What to gain.
         region: What bounds it.
         log: Receives the losses of a proposal.
+        trials: Plays policies that are not in force, the same object for every team; None: nobody can.
     """
 
     learners: Learners
@@ -38,8 +75,17 @@ class Assignment:
     objective: Objective
     region: Region
     log: Callable[[Mapping[str, float]], None]
+    trials: Trials | None = None
 
-    def turn(self, rows: Sequence[int], *, weight: Tensor | None, generator: torch.Generator, progress: float) -> Turn:
+    def turn(
+        self,
+        rows: Sequence[int],
+        *,
+        weight: Tensor | None,
+        generator: torch.Generator,
+        progress: float,
+        budget: Budget | None = None,
+    ) -> Turn:
         """The turn of some rows.
 
         Args:
@@ -47,6 +93,7 @@ class Assignment:
             weight: ``[T, E]``, the other learners' factor, applied after the advantage is normalised; or None.
             generator: For minibatches and subsamples.
             progress: Share of the run that is done.
+            budget: Of all learners together; None: each has its region's own bound.
         """
         index = list(rows)
         batch = self.batch.rows(index)
@@ -72,7 +119,16 @@ class Assignment:
             generator=generator,
             progress=progress,
             terms=self.learners.regularisers.terms(rows, progress),
+            shares=None if budget is None else tuple(budget.shares[self.learners.names[row]] for row in rows),
+            joint_bound=None if budget is None else budget.bound,
         )
+
+    def environment_advantage(self, row: int) -> Tensor:
+        """A learner's raw advantage an environment step, ``[T, E]``: the mean over its agents, all steps of their
+        lives, those included at which they are not to move."""
+        layout = self.learners.policy.rows
+        raw = self.advantage[row]
+        return raw.unflatten(1, (-1, layout.agents)).mean(-1) if layout.shared else raw
 
     def environment_log_ratio(self, row: int, log_ratio: Tensor) -> Tensor:
         """A learner's log-ratio an environment step: ``[T, N, K]`` summed over chain and its agents to ``[T, E]``."""

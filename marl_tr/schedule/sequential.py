@@ -10,6 +10,7 @@ from torch import Tensor
 from marl_tr.policy import Capability
 from marl_tr.region.guard import Guard, UpdateReport
 from marl_tr.schedule.assignment import Assignment
+from marl_tr.schedule.budget import budget_of
 from marl_tr.schedule.config import SequentialConfig
 
 __all__ = ["Sequential"]
@@ -25,9 +26,12 @@ class Sequential:
     Learners without a likelihood go last, in random order among themselves: they see the factor of those before them,
     and as their own ratio is unknown they multiply it by 1. So no learner's advantage lacks a factor that could have
     been known; what such learners did to one another stays out of account.
+
+    A budget is split before the first turn, on the old policies.
     """
 
     def __init__(self, config: SequentialConfig) -> None:
+        self._config = config
         self._limit = config.factor_limit
 
     def update(
@@ -35,6 +39,7 @@ class Sequential:
     ) -> list[UpdateReport]:
         """One turn a learner; reports in the order of the turns."""
         learners = [(a, row) for a in assignments for row in range(len(a.learners.names))]
+        budget = budget_of(self._config, assignments, guard, generator, progress)
         order = torch.randperm(len(learners), generator=generator).tolist()
         # Stable: among those with a likelihood, and among those without, the order stays random.
         order.sort(key=lambda k: Capability.LOG_PROB not in learners[k][0].learners.policy.capabilities)
@@ -43,7 +48,7 @@ class Sequential:
         for k in order:
             assignment, row = learners[k]
             weight = None if log_factor is None else self._weight(log_factor)
-            turn = assignment.turn((row,), weight=weight, generator=generator, progress=progress)
+            turn = assignment.turn((row,), weight=weight, generator=generator, progress=progress, budget=budget)
             candidate = assignment.region.propose(turn)
             assignment.log(candidate.losses)
             report = guard.accept(assignment.region, turn, candidate)[0]

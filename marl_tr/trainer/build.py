@@ -90,7 +90,7 @@ def build_players(scenario: Scenario, spec: EnvSpec) -> tuple[Player, ...]:
             index = tuple(i for i, agent in enumerate(group.agents) if _owner(scenario.agents, agent) == position)
             if index:
                 unique = len(index) == len(group.agents)
-                players.append(_player(scenario, position, group, index, device, unique=unique))
+                players.append(_player(scenario, position, spec, group, index, device, unique=unique))
     _check_selection(scenario, spec)
     if scenario.evaluation.opponents:
         seats_of(spec, scenario.evaluation.seats)
@@ -125,6 +125,7 @@ def unselected(parts: Sequence[AgentPart], agents: Sequence[str]) -> list[str]:
 def _player(
     scenario: Scenario,
     position: int,
+    spec: EnvSpec,
     group: GroupSpec,
     index: tuple[int, ...],
     device: torch.device,
@@ -136,12 +137,15 @@ def _player(
     agents = tuple(group.agents[i] for i in index)
     name = group.name if unique else f"{group.name}[{','.join(agents)}]"
     rows = Rows(agents=len(agents), shared=part.sharing == "all")
+    # Who decides for everybody has to know who that is.
+    everybody = {"spec": spec, "agents": agents} if getattr(part.config, "scope", "own") == "joint" else {}
     policy = find("agents", part.kind).load()(
         part.config,
         group,
         rows=rows,
         generator=make_generator(scenario.seed, f"policy/{name}"),
         device=device,
+        **everybody,
     )
     team = Team(name=name, group=group, index=index, agents=agents, policy=policy)
     wanted, bounded, steps = scenario.objective_of(part), scenario.region_of(part), scenario.optimizer_of(part)

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from marl_tr.rollout import (
     Collector,
     Rollout,
     cohort_advantage,
+    executed_by_all,
     generalised_advantage,
     normalise,
 )
@@ -31,6 +33,8 @@ from marl_tr.schedule.assignment import Assignment
 from marl_tr.trainer.build import Player, build_critic, build_env, build_players, build_schedule, device_of
 from marl_tr.trainer.checkpoint import refusing_misfits
 from marl_tr.trainer.seeding import derive_seed, make_generator
+from marl_tr.trainer.trials import FreshEpisodes
+from marl_tr.vector import VectorEnv
 
 __all__ = ["Iteration", "Trainer", "iterations_of"]
 
@@ -88,6 +92,9 @@ class Trainer:
             device=self.device,
         )
         self._schedule = build_schedule(scenario)
+        self._trials = FreshEpisodes(
+            self.players, partial(_copies, scenario), reward=scenario.env.reward, device=self.device
+        )
         self._generator = make_generator(scenario.seed, "update")
         self.audit: Callable[[Mapping[str, Any]], None]
         self._guard = Guard(self._audited)
@@ -294,9 +301,10 @@ class Trainer:
         team, rows = player.team, player.team.policy.rows
         group, record = rollout.groups[team.group.name], rollout.records[team.name]
         columns = torch.tensor([offset + i for i in team.index], device=raw.device)
+        joint = getattr(team.policy, "scope", "own") == "joint"
         batch = PolicyBatch(
             observation={leaf: rows.to_rows(team.select(x, axis=2)) for leaf, x in group.observation.items()},
-            record=record.record,
+            record=executed_by_all([p.team for p in self.players], rollout, team) if joint else record.record,
             memory=record.memory,
             starts=rows.to_rows(team.select(group.starts, axis=2)),
             mask=rows.to_rows(team.select(group.acting, axis=2)),
@@ -309,6 +317,7 @@ class Trainer:
             objective=player.objective,
             region=player.region,
             log=self._log,
+            trials=self._trials,
         )
 
     def _fit(self, rollout: Rollout, values: Values, advantage: Advantage) -> FitReport:
@@ -372,6 +381,10 @@ class Trainer:
         for player in self.players:
             scalars |= player.team.policy.diagnostics()
         return scalars
+
+
+def _copies(scenario: Scenario, copies: int) -> VectorEnv:
+    return build_env(scenario, num_envs=copies)
 
 
 def _region_scalars(report: UpdateReport) -> dict[str, float]:

@@ -265,3 +265,43 @@ def test_a_policy_that_went_farther_from_its_anchor_than_it_may_is_found(
 def test_the_bound_of_an_update_is_not_loosened_by_a_distance_before_it(tmp_path: Path) -> None:
     report = audit([write(tmp_path / "run", line(0, before=1.0, accepted=0.5))])
     assert not report.ok
+
+
+def shares(iteration: int, *bounds: float, joint: float = 0.03, **changes: Any) -> list[dict[str, Any]]:
+    """Lines of learners that have a bound together; each spends all of its share."""
+    return [
+        line(iteration, learner=f"uav_{k}", bound=bound, joint_bound=joint, **{"accepted": bound, **changes})
+        for k, bound in enumerate(bounds)
+    ]
+
+
+def test_shares_of_a_joint_bound_are_added_up_an_iteration(tmp_path: Path) -> None:
+    run = write(tmp_path / "run", *shares(0, 0.02, 0.004, 0.006), *shares(1, 0.01, 0.01, 0.01))
+    report = audit([run])
+    assert report.ok
+    assert [row.largest_ratio for row in report.rows] == [1.0] * 3
+
+
+@pytest.mark.parametrize(
+    ("lines", "what"),
+    [
+        (shares(0, 0.02, 0.02), "shares come to 0.04, more than the joint bound 0.03"),
+        (shares(0, 0.02, 0.02, accepted=0.001), "shares come to 0.04, more than the joint bound 0.03"),
+        ([*shares(0, 0.02), *shares(0, 0.01, joint=0.04)], "joint bound 0.04, and 0.03 for others"),
+        ([*shares(0, 0.015), *shares(0, None, guarantee="none", accepted=0.5)], "a joint bound without a share"),  # type: ignore[arg-type]
+    ],
+)
+def test_shares_that_are_more_than_the_joint_bound_are_findings(
+    tmp_path: Path, lines: list[dict[str, Any]], what: str
+) -> None:
+    report = audit([write(tmp_path / "run", *lines)])
+    assert any(what in finding.what for finding in report.findings)
+    assert not report.ok
+
+
+def test_divergences_that_are_together_beyond_the_joint_bound_are_a_finding(tmp_path: Path) -> None:
+    """Each is within its own share but for one, whose violation is a finding of its own."""
+    run = write(tmp_path / "run", *shares(0, 0.015), *shares(0, 0.015, accepted=0.02))
+    found = [finding.what for finding in audit([run]).findings]
+    assert any("divergences come to 0.035, more than the joint bound 0.03" in what for what in found)
+    assert any("exceeds its bound 0.015" in what for what in found)

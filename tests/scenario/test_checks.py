@@ -52,6 +52,69 @@ def sample_only(monkeypatch: pytest.MonkeyPatch) -> str:
             "agents.sharing",
             "needs its own parameters",
         ),
+        (
+            EXPLICIT,
+            EXPLICIT.replace("sharing: none", "sharing: all").replace("simultaneous", "meta_game"),
+            3,
+            "agents.sharing",
+            "needs its own parameters",
+        ),
+        (
+            EXPLICIT,
+            EXPLICIT.replace("sharing: none", "sharing: all").replace("simultaneous}", "simultaneous, budget: equal}"),
+            3,
+            "agents.sharing",
+            "needs its own parameters",
+        ),
+        (
+            EXPLICIT,
+            EXPLICIT.replace("simultaneous}", "simultaneous, budget: greedy}").replace(
+                "{kind: trpo}", "{kind: measured}\noptimizer: {}"
+            ),
+            5,
+            "region.kind",
+            "schedule.budget splits bounds, and region 'measured' has none here",
+        ),
+        (
+            EXPLICIT,
+            EXPLICIT.replace("simultaneous}", "simultaneous, joint_bound: 0.1}"),
+            6,
+            "schedule",
+            "has nothing to bound",
+        ),
+        (
+            EXPLICIT,
+            EXPLICIT.replace("simultaneous", "consensus"),
+            3,
+            "agents.kind",
+            "needs a policy over the joint action: set 'scope: joint'",
+        ),
+        (
+            EXPLICIT,
+            EXPLICIT.replace("sharing: none", "scope: joint"),
+            3,
+            "agents.scope",
+            "not of a joint one; leave 'scope' out, or take schedule consensus",
+        ),
+        (
+            EXPLICIT,
+            EXPLICIT.replace("sharing: none", "scope: joint")
+            .replace("simultaneous", "consensus")
+            .replace("{kind: trpo}", "{kind: measured}\noptimizer: {}"),
+            5,
+            "region.kind",
+            "goes by minibatches",
+        ),
+        (
+            EXPLICIT,
+            EXPLICIT.replace(
+                "{kind: gaussian, sharing: none}",
+                "[{kind: gaussian, scope: joint, select: [uav_0]}, {kind: gaussian, scope: joint, law: beta}]",
+            ).replace("simultaneous", "consensus"),
+            3,
+            "agents",
+            "needs one 'law' for all agents",
+        ),
     ],
 )
 def test_impossible_combinations_are_refused_with_the_reason(
@@ -121,3 +184,30 @@ def test_worker_processes_are_refused_where_they_make_no_sense(
     found = problems(EXPLICIT.replace("{id: uav/downlink-v0}", env))
     assert [(problem.line, problem.path) for problem in found] == [(2, path)]
     assert reason in found[0].message
+
+
+def test_a_meta_game_of_ratios_needs_a_likelihood_and_says_how_to_do_without(problems: Load) -> None:
+    text = """\
+name: x
+env: {id: games/bandit-v0}
+agents: {kind: drifting}
+objective: {kind: podpo}
+region: {kind: measured, bound: 0.05}
+schedule: {kind: meta_game}
+critic: {kind: mlp}
+optimizer: {}
+trainer: {total_steps: 10}
+"""
+    (problem,) = problems(text)
+    assert problem.message.startswith(
+        "schedule 'meta_game' needs log_prob, which agents of kind 'drifting' do not have"
+    )
+    assert problem.message.endswith("; or 'payoffs: rollouts'")
+    assert problems(text.replace("meta_game", "meta_game, payoffs: rollouts")) == []
+
+
+def test_a_budget_of_nats_needs_agents_that_can_say_their_divergence_in_nats(problems: Load, sample_only: str) -> None:
+    text = EXPLICIT.replace("simultaneous}", "simultaneous, budget: equal}").replace(
+        "kind: gaussian", f"kind: {sample_only}"
+    )
+    assert any("schedule.budget splits nats, so it needs kl" in problem.message for problem in problems(text))

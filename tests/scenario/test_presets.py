@@ -43,6 +43,9 @@ def test_the_presets_are_the_named_algorithms() -> None:
     assert shape("mappo") == ("all", "clip", "measured", "simultaneous", "centralized", "adam", "optimizer")
     assert shape("ippo") == ("all", "clip", "measured", "simultaneous", "local", "adam", "optimizer")
     assert shape("happo") == ("none", "clip", "measured", "sequential", "centralized", "adam", "optimizer")
+    assert shape("matrl") == ("none", "surrogate", "trpo", "meta_game", "centralized", "trust_region", "")
+    assert shape("matrpo") == ("none", "surrogate", "trpo", "consensus", "centralized", "trust_region", "")
+    assert load_scenario(MINIMAL | {"preset": "matrpo"}).agents[0].config.scope == "joint"
     assert shape("hatrpo") == ("none", "surrogate", "trpo", "sequential", "centralized", "trust_region", "")
 
 
