@@ -2,8 +2,8 @@
 
     python benchmarks/uav_scenarios.py --seeds 1 2 3 --jobs 2
 
-Runs, one thread each, are kept in ``benchmarks/results/uav_scenarios.json``; those that it holds are skipped. Three seeds
-are a look: no ranking follows from them.
+Runs, one thread each, are kept in ``benchmarks/results/uav_scenarios.json``; those that it holds are skipped. Three
+seeds are a look: no ranking follows from them.
 """
 
 from __future__ import annotations
