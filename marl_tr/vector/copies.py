@@ -161,6 +161,9 @@ def _reason(problem: Any, model: Any) -> str:
     path = ".".join(map(str, problem["loc"]))
     if problem["type"] == "missing":
         return f"{path} is required and missing"
+    if problem["type"] == "value_error":
+        # A rule of the model's own: it says what it is about, and the value may be all settings.
+        return (f"{path}: " if path else "") + problem["msg"].removeprefix("Value error, ")
     if problem["type"] != "extra_forbidden":
         return f"{path}: {problem['msg'].replace('Input should be', 'must be')}, not {problem['input']!r}"
     near = difflib.get_close_matches(path, model.model_fields, n=1)
