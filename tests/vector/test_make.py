@@ -69,6 +69,19 @@ def test_a_model_validates_and_fills_the_settings():
         make(Counter, model=CounterConfig, config={"limit": 200})
 
 
+def test_a_misspelt_setting_of_a_section_is_named_with_its_section():
+    def refused(**config):
+        with pytest.raises(BadEnvironmentConfig) as caught:
+            make_vector_env("uav/downlink-v0", num_envs=1, config=config)
+        return str(caught.value).removeprefix("environment 'uav/downlink-v0': ")
+
+    assert refused(radio={"max_user_per_uav": 3}) == "no setting 'radio.max_user_per_uav'"
+    assert refused(mobility={"kind": "grop"}) == (
+        "mobility.kind: no kind 'grop'; did you mean 'group'? (one of static, random_walk, random_waypoint, "
+        "gauss_markov, group, trace)"
+    )
+
+
 def test_a_misspelt_setting_is_named_with_the_nearest():
     with pytest.raises(BadEnvironmentConfig, match=r"'limitt'; did you mean 'limit'\?"):
         make(Counter, config={"limitt": 3})
