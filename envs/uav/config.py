@@ -11,6 +11,7 @@ from marl_tr.envs.uav.actions_config import ActionsConfig, ContinuousActions
 from marl_tr.envs.uav.channel_config import AlHouraniConfig, ChannelConfig, GainMapConfig
 from marl_tr.envs.uav.flight_config import BatteryConfig, DepotStarts, FlightConfig, StartsConfig, UniformStarts
 from marl_tr.envs.uav.layout import checked_centres, depot_places
+from marl_tr.envs.uav.mobility import check_mobility
 from marl_tr.envs.uav.mobility_config import MobilityConfig, StaticConfig
 from marl_tr.envs.uav.propagation import check_coverage
 from marl_tr.envs.uav.radio_config import RadioConfig
@@ -150,6 +151,9 @@ class DownlinkConfig(Strict):
         backhaul = self.radio.backhaul
         if backhaul is not None and backhaul.channel == "mean_gain" and not isinstance(self.channel, AlHouraniConfig):
             raise ValueError("radio.backhaul.channel: mean_gain is Al-Hourani's; with another channel use free_space")
+        check_mobility(
+            self.mobility, area_m=self.area_m, slot_s=self.slot_s, horizon=self.horizon, num_users=self.num_users
+        )
         lowest, highest = self.altitudes_m
         check_coverage(self.channel, carrier_hz=self.carrier_hz, area_m=self.area_m, lowest_m=lowest, highest_m=highest)
         return self

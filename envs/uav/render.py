@@ -117,14 +117,17 @@ def pictures(
         gain: Mean channel of the SINR map; the configuration's where left out.
 
     Returns:
-        ``tracks``: the whole episode, ``[H, W, 3]``. ``sinr``: its end over a map of the SINR. ``flight``: makes a
-        video ``[T, H, W, 3]`` of at most 101 frames (seconds).
+        ``tracks``: the whole episode, ``[H, W, 3]``. ``sinr``: its end over a map of the SINR (where batteries ended
+        it, the last scene with a UAV in the air). ``flight``: makes a video ``[T, H, W, 3]`` of at most 101 frames
+        (seconds).
     """
     scenes = flight(config, trajectory)
     stride = math.ceil(len(scenes) / _MOST_FRAMES)
+    # Of UAVs on the ground, who reach nobody, the map would be empty.
+    heard = next((one for one in reversed(scenes) if _in_the_air(one)), scenes[-1])
     return {
         "tracks": TopView(config, dpi=120).draw(scenes[-1]),
-        "sinr": TopView(config, dpi=120, sinr_map=gain or mean_gain(config)).draw(scenes[-1]),
+        "sinr": TopView(config, dpi=120, sinr_map=gain or mean_gain(config)).draw(heard),
         "flight": lambda: TopView(config).video(scenes[::-stride][::-1]),
     }
 
@@ -326,6 +329,10 @@ class TopView:
                 "SINR from the best UAV, dB", self._sinr_colours, Normalize(*_SINR_DB), (-10, 0, 10, 20, 30)
             )
         return None
+
+
+def _in_the_air(scene: Scene) -> bool:
+    return scene.track.shape[2] == 2 or bool((scene.track[-1, :, 2] > 0).any())
 
 
 def _scene(moment: Moment, track: Array, title: str) -> Scene:

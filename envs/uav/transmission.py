@@ -54,7 +54,7 @@ def transmit(
         config: The settings.
         gain: ``[E, U, G]``, linear.
         command: Powers.
-        position: UAVs, ``[E, U, 3]``, in m.
+        position: UAVs, ``[E, U, 3]``, or ``[E, U, 2]`` in level flight at `config.altitude_m`, in m.
         users: ``[E, G, 2]``, in m.
         chosen: ``[E, U, K]``, the user whom each sub-channel is for, -1: idle; None: nobody chooses.
         flying: ``[E, U]`` bool; the others are silent. None: all fly.
@@ -88,7 +88,7 @@ def transmit(
         channel = config.channel
         capacity = backhaul_capacity(
             position,
-            position[..., 2],
+            position[..., 2] if position.shape[2] == 3 else config.altitude_m,
             config=config.radio.backhaul,
             area_m=config.area_m,
             constants=ENVIRONMENTS[channel.environment if isinstance(channel, AlHouraniConfig) else "urban"],

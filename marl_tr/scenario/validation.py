@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -183,6 +184,7 @@ def _message(item: Any, value: Any) -> str:
         pattern = item["ctx"]["pattern"]
         message = _PATTERNS.get(pattern, f"must match the pattern '{pattern}'")
     message = message.removeprefix("Value error, ").replace("Input should be", "must be").replace("Input must", "must")
+    message = re.sub(r"^(List|Tuple) should have (.*) after validation", r"must have \2", message)
     message = message.replace("a valid integer", "a whole number").replace("a valid dictionary", "a mapping")
     message = message.replace("an object", "a mapping").replace("a valid array", "a list")
     message = message.replace("a valid list", "a list").replace("a valid boolean", "true or false")

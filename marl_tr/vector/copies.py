@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gymnasium
@@ -161,10 +161,22 @@ def _reason(problem: Any, model: Any) -> str:
     path = ".".join(map(str, problem["loc"]))
     if problem["type"] == "missing":
         return f"{path} is required and missing"
+    if problem["type"] == "value_error":
+        # A rule of the model's own: it says what it is about, and the value may be all settings.
+        return (f"{path}: " if path else "") + problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "union_tag_invalid":
+        tags = [tag.strip(" '") for tag in problem["ctx"]["expected_tags"].split(",")]
+        key, tag = problem["ctx"]["discriminator"].strip("'"), str(problem["ctx"]["tag"])
+        return f"{path}.{key}: no {key} {tag!r}{_nearest(tag, tags)} (one of {', '.join(tags)})"
     if problem["type"] != "extra_forbidden":
         return f"{path}: {problem['msg'].replace('Input should be', 'must be')}, not {problem['input']!r}"
-    near = difflib.get_close_matches(path, model.model_fields, n=1)
-    return f"no setting {path!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+    # Of a section's own fields only the section's model knows.
+    return f"no setting {path!r}" + (_nearest(path, model.model_fields) if len(problem["loc"]) == 1 else "")
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def call_factory(factory: Any, arguments: Mapping[str, Any], *, env_id: str) -> Any:

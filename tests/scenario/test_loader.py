@@ -106,7 +106,7 @@ def test_all_problems_come_at_once_and_in_the_order_of_the_file(good: str, probl
         ("advantage: 3", "advantage", 12, "a mapping"),
         ("advantage: []", "advantage", 12, "a mapping"),
         ("evaluation: {policies: [best]}", "evaluation.policies.0", 25, "'sampled' or 'mode'"),
-        ("evaluation: {policies: []}", "evaluation.policies", 24, "at least 1"),
+        ("evaluation: {policies: []}", "evaluation.policies", 24, "must have at least 1 item, not 0"),
         ("region: {kind: trop}", "region.kind", 16, "did you mean 'trpo'?"),
         ("region: 3", "region", 9, "a mapping"),
         ("region: {kind: 3}", "region.kind", 16, "text"),

@@ -5,7 +5,7 @@ import types
 import gymnasium
 import numpy as np
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 from vector_examples import Counter, OutlivesReset, Walkers
 
 from marl_tr.registry import Entry, UnknownName
@@ -24,6 +24,12 @@ from marl_tr.vector.sampling import random_actions
 
 class CounterConfig(BaseModel):
     limit: int = 7
+
+    @model_validator(mode="after")
+    def _check_parity(self):
+        if self.limit % 2 == 0 and self.limit > 100:
+            raise ValueError("a limit above 100 must be odd")
+        return self
 
 
 def make(target, *, num_envs=1, config=None, native=False, model=None, **how):
@@ -59,6 +65,21 @@ def test_a_model_validates_and_fills_the_settings():
     assert env.spec.groups[0].observation["observation"].shape == (3,)
     with pytest.raises(BadEnvironmentConfig, match="limit: must be a valid integer"):
         make(Counter, model=CounterConfig, config={"limit": "many"})
+    with pytest.raises(BadEnvironmentConfig, match=r"environment 'team/thing-v0': a limit above 100 must be odd$"):
+        make(Counter, model=CounterConfig, config={"limit": 200})
+
+
+def test_a_misspelt_setting_of_a_section_is_named_with_its_section():
+    def refused(**config):
+        with pytest.raises(BadEnvironmentConfig) as caught:
+            make_vector_env("uav/downlink-v0", num_envs=1, config=config)
+        return str(caught.value).removeprefix("environment 'uav/downlink-v0': ")
+
+    assert refused(radio={"max_user_per_uav": 3}) == "no setting 'radio.max_user_per_uav'"
+    assert refused(mobility={"kind": "grop"}) == (
+        "mobility.kind: no kind 'grop'; did you mean 'group'? (one of static, random_walk, random_waypoint, "
+        "gauss_markov, group, trace)"
+    )
 
 
 def test_a_misspelt_setting_is_named_with_the_nearest():

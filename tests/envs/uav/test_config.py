@@ -58,6 +58,18 @@ def test_level_flight_may_be_at_any_height_and_climbing_flight_must_contain_it()
         DownlinkConfig(altitude_m=400, flight={"dimensions": 3})
 
 
+def test_mobility_that_does_not_suit_the_rest_is_refused_with_the_settings(tmp_path):
+    with pytest.raises(ValidationError, match=r"mobility\.groups: 4 groups need at least as many users, got 3"):
+        DownlinkConfig(num_users=3, mobility={"kind": "group"})
+    with pytest.raises(ValidationError, match="make slots shorter, or speeds lower"):
+        DownlinkConfig(slot_s=3600, mobility={"kind": "group", "member_v_lo": 50, "member_v_hi": 90})
+    file = tmp_path / "walk.csv"
+    file.write_text("t,id,x,y\n0,anna,3,5\n", encoding="utf-8")
+    with pytest.raises(ValidationError, match="has 1 ids, fewer than the 2 users"):
+        DownlinkConfig(num_users=2, mobility={"kind": "trace", "path": str(file)})
+    assert DownlinkConfig(num_users=1, mobility={"kind": "trace", "path": str(file)}).moving_users
+
+
 def test_every_field_is_described():
     models = settings(DownlinkConfig)
     assert len(models) > 5

@@ -230,6 +230,7 @@ HOVERING = {"num_users": 12, "horizon": 100}
         {"flight": {"dimensions": 3, "accel_max_m_s2": 4.0}, "starts": {"kind": "depot"}},
         {"radio": {"max_users_per_uav": 3, "coverage_radius_m": 300.0}},
         {"radio": {"subchannels": {"count": 4}}},
+        {"radio": {"backhaul": {"place": "edge", "bandwidth_hz": 3e6}}},
         {"channel": {"kind": "al_hourani", "averaging": "sampled"}, "resources": "orthogonal"},
         {"utility": {"kind": "alpha_fair"}, "std_over": "uavs"},
         {"battery": {"capacity_j": 15_000.0}, "radio": {"min_sinr_db": 3.0}},

@@ -125,6 +125,22 @@ def test_the_sinr_map_is_bright_under_a_uav_and_dark_between_two():
     assert pixel(picture, config, (500.0, 570.0)) == pytest.approx((59, 82, 139), abs=8)
 
 
+def test_the_sinr_map_of_an_episode_that_batteries_ended_is_of_the_last_slot_that_ends_in_the_air():
+    env = parallel_env(num_uavs=2, num_users=6, battery={"capacity_j": 800.0})  # five slots of hovering
+    env.reset(seed=2)
+    log = EpisodeLog(env)
+    while env.agents:
+        _, rewards, *_ = env.step(dict.fromkeys(env.agents, np.array([-1.0, 0.0, 1.0], np.float32)))
+        log.add(rewards)
+    episode = log.trajectory()
+    scenes = flight(env.config, episode)
+    assert (scenes[-1].track[-1, :, 2] == 0).all()
+    offered = pictures(env.config, episode)
+    expected = TopView(env.config, dpi=120, sinr_map=mean_gain(env.config)).draw(scenes[-2])
+    assert (offered["sinr"] == expected).all()
+    assert (offered["sinr"] != offered["tracks"]).any(axis=2).mean() > 0.3
+
+
 def test_heights_are_written_where_uavs_have_them():
     config = DownlinkConfig(num_uavs=2)
     level = moment(config)

@@ -55,6 +55,15 @@ def test_the_value_is_the_simulators_reward_of_a_slot_of_hovering(rho, resources
     assert value == pytest.approx(outcome["reward"], rel=1e-9)
 
 
+def test_the_value_knows_what_the_backhaul_brings_to_level_flight():
+    config = DownlinkConfig(num_uavs=3, radio={"backhaul": {"place": "edge", "bandwidth_hz": 2e5}})
+    users, position, power = started(config, 50, dtype=np.float64)
+    value = placement_problem(config).value(position, power, users)
+    assert value == pytest.approx(hovering(config, users, position, power)["reward"], rel=1e-9)
+    free = placement_problem(DownlinkConfig(num_uavs=3)).value(position, power, users)
+    assert not np.isclose(value, free).any()
+
+
 @pytest.mark.parametrize("powers", [False, True])
 @pytest.mark.parametrize("uavs", [2, 3, 4])
 def test_searches_reproduce_the_published_ladder(uavs, powers):
