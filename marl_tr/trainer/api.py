@@ -143,7 +143,10 @@ def evaluate(
     files: list[Path] = []
     if filmed:
         with averaged(players):
-            files = [film(scenario, [player.team for player in players], folder, step, video_format=video_format)]
+            shot = film(scenario, [player.team for player in players], folder, step, video_format=video_format)
+        if shot is None and not images:
+            raise UserError(f"environment {scenario.env.id!r} cannot be filmed: it has no render()")
+        files = [shot] if shot else []
     files += write_media(folder, images, videos, suffix=f"_step{step}", video_format=video_format)
     files += write_tables(folder, written, suffix=f"_step{step}")
     for file in files:

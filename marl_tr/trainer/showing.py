@@ -185,18 +185,21 @@ def write_tables(folder: Path, tables: Mapping[str, Table], *, suffix: str = "")
     return files
 
 
-def film(scenario: Scenario, teams: Sequence[Team], folder: Path, step: int, *, video_format: str = "mp4") -> Path:
+def film(
+    scenario: Scenario, teams: Sequence[Team], folder: Path, step: int, *, video_format: str = "mp4"
+) -> Path | None:
     """One held-out episode as an MP4 or a GIF, drawn by the environment's ``render()``; the headline's way of acting.
 
+    None where a native environment has no ``render()``.
+
     Raises:
-        UserError: The environment has no ``render()``, it draws nothing that can be filmed, or the film cannot be
-            written.
+        UserError: It draws nothing that can be filmed, or the film cannot be written.
     """
     settings = scenario.evaluation
     env: Any = build_env(scenario, num_envs=1, render=True)
     try:
         if not hasattr(env, "render"):
-            raise UserError(f"environment {env.spec.id!r} cannot be filmed: it has no render()")
+            return None
         act = policy_actor(
             teams,
             env,

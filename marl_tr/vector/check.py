@@ -89,7 +89,7 @@ def check_env(id: str, config: Mapping[str, Any] | BaseModel | None = None, *, c
         ),
     ]
     report = run_checks(id, checks, report)
-    return dataclasses.replace(report, unchecked=unchecked(subject, report, cycles))
+    return dataclasses.replace(report, unchecked=unchecked(subject, report, cycles, native=entry.native))
 
 
 def _builds(make: Make) -> Outcome:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+from gymnasium import spaces
 
 from marl_tr.vector.check_spaces import (
     allowed_actions,
@@ -21,12 +24,13 @@ from marl_tr.vector.check_spaces import (
 )
 from marl_tr.vector.check_turns import turn_checks
 from marl_tr.vector.recorder import Answer, CornerRecorder, Recorder, first_difference, play
-from marl_tr.vector.report import Check, Outcome
+from marl_tr.vector.report import Check, Outcome, told
 from marl_tr.vector.subject import SEED, USE_NP_RANDOM, Subject
 
 __all__ = ["parallel_checks"]
 
 _PETTINGZOO = "see pettingzoo.farama.org/content/environment_tests for what this test asks"
+_REMOVE = "remove an agent from self.agents in the step that terminates or truncates it"
 _RUNS = "run the environment by hand up to this line"
 _DICTS = (
     "give every agent that was alive before the step an entry in all five dicts, one that joins an observation, and "
@@ -77,10 +81,16 @@ def parallel_checks(subject: Subject) -> list[Check]:
 
 
 def _quietly(test: Callable[[], None]) -> Outcome:
-    """Run somebody else's test; its warnings become the message."""
+    """Run somebody else's test; its warnings become the message, and what the environment raises in it a finding."""
     with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("always")
-        test()
+        try:
+            test()
+        except Exception as error:
+            # Not what the test found wrong: its cure would mislead.
+            if not {"pettingzoo", "gymnasium"} & set(_raised_in(error).parts):
+                return Outcome(False, f"{told(error)}.", "mend what the environment raises here")
+            raise
     remarks = list(dict.fromkeys(" ".join(str(w.message).split()) for w in caught))
     # Gymnasium writes its own in colour.
     remarks = [re.sub(r"\x1b\[\d+m|WARN: ", "", remark) for remark in remarks]
@@ -94,7 +104,20 @@ def _gymnasium(subject: Subject) -> Outcome:
     return _quietly(lambda: check_env(subject.factory().unwrapped, skip_render_check=True))
 
 
+def _raised_in(error: Exception) -> Path:
+    """The file whose code raised it."""
+    return Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+
+
 _UNMASKED = "it draws actions without regard to these masks"
+_PARTLY = "it draws actions from masks of whole actions, and these are of parts"
+
+
+def _of_parts(subject: Subject) -> bool:
+    """Whether a mask is of an action with parts, of which Gymnasium's ``sample(mask)`` would want all."""
+    env = subject.make()
+    whole = (spaces.Dict, spaces.Tuple)
+    return any(group.mask and isinstance(env.action_space(group.agents[0]), whole) for group in subject.groups)
 
 
 def _pettingzoo_api(subject: Subject) -> Outcome:
@@ -102,6 +125,8 @@ def _pettingzoo_api(subject: Subject) -> Outcome:
 
     if subject.masked == "info" and not subject.turns:
         return Outcome(True, f"Not asked: {_UNMASKED}.", "see the questions below", warning=True)
+    if _of_parts(subject):
+        return Outcome(True, f"Not asked: {_PARTLY}.", "see the questions below", warning=True)
     try:
         if subject.turns:
             return _quietly(lambda: api_test(subject.factory(), num_cycles=subject.cycles))
@@ -111,6 +136,17 @@ def _pettingzoo_api(subject: Subject) -> Outcome:
             # Which may be right, or the mistake of one that never leaves: the question of ours tells them apart.
             return Outcome(
                 True, f"Stopped at an agent that came back ({error}).", "see 'leaving and returning'", warning=True
+            )
+        if "!= set()" in str(error):
+            return Outcome(False, f"{told(error)}: all ended, and env.agents is not empty.", _REMOVE)
+        raise
+    except KeyError as error:
+        if _raised_in(error).name == "parallel_test.py" and error.args[0] in subject.make().possible_agents:
+            return Outcome(
+                True,
+                f"Stopped: {error} joined without flags, which training does not ask of an agent in that step.",
+                "where other trainers matter give who joins False in terminations and truncations in that step",
+                warning=True,
             )
         raise
     except TypeError as error:
@@ -124,6 +160,8 @@ def _pettingzoo_seed(subject: Subject) -> Outcome:
 
     if subject.masked and not subject.turns:
         return Outcome(True, f"Not asked: {_UNMASKED}.", "see 'repeats itself'", warning=True)
+    if _of_parts(subject):
+        return Outcome(True, f"Not asked: {_PARTLY}.", "see 'repeats itself'", warning=True)
     if subject.turns:
         return _quietly(lambda: seed_test(subject.factory, num_cycles=subject.cycles))
     return _quietly(lambda: parallel_seed_test(subject.factory, num_cycles=subject.cycles))
@@ -200,7 +238,7 @@ def _leaving(subject: Subject) -> Outcome:
             return Outcome(
                 False,
                 f"Step {step}: agent {stayed[0]!r} is still in env.agents though its episode ended.",
-                "remove an agent from self.agents in the step that terminates or truncates it",
+                _REMOVE,
             )
         back = sorted(answer.after & gone)
         returned = returned or ((step, back[0]) if back else None)

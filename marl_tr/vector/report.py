@@ -88,8 +88,9 @@ class CheckReport:
         failed = sum(not finding.ok for finding in self.findings)
         warned = sum(finding.warning for finding in self.findings)
         seconds = sum(finding.seconds for finding in self.findings)
-        verdict = "passed" if self.passed else f"{failed} of {len(self.findings)} checks FAILED"
-        lines = [f"{self.id}: {verdict} ({len(self.findings)} checks, {warned} warnings, {seconds:.1f} s)"]
+        checks = _counted(len(self.findings), "check")
+        verdict = "passed" if self.passed else f"{failed} of {checks} FAILED"
+        lines = [f"{self.id}: {verdict} ({checks}, {_counted(warned, 'warning')}, {seconds:.1f} s)"]
         column = max((len(finding.check) for finding in self.findings), default=0)
         for finding in self.findings:
             mark = "warning" if finding.warning else "ok" if finding.ok else "FAILED"
@@ -138,6 +139,10 @@ def run_checks(id: str, checks: Sequence[Check], before: CheckReport | None = No
         if outcome.ok:
             passed.add(check.name)
     return CheckReport(id, tuple(findings), tuple(not_run))
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def told(error: Exception) -> str:

@@ -11,14 +11,17 @@ from marl_tr.vector.subject import Subject
 __all__ = ["unchecked"]
 
 
-def unchecked(subject: Subject | None, report: CheckReport, cycles: int) -> tuple[str, ...]:
+def unchecked(subject: Subject | None, report: CheckReport, cycles: int, *, native: bool) -> tuple[str, ...]:
     """One phrase a thing, true for the environment at hand.
 
     Args:
         subject: The environment; None where it is a native batch, or cannot be built.
         report: What was found.
         cycles: Steps after which an episode was left.
+        native: Whether it is a native batch.
     """
+    if subject is None and not native:
+        return ("everything that is asked of an environment once it can be built",)
     return tuple(_phrases(subject, report, cycles))
 
 

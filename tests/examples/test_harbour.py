@@ -113,6 +113,9 @@ def test_a_few_iterations_of_the_other_scenarios_end_with_a_report(name: str, ma
     if name == "berths":
         assert "longest lanes" in report.read_text()
         assert list(report.parent.glob("media/*lanes*"))
+        shown = marl_tr("eval", str(report.parent), "--video")  # its media(); it has no render()
+        assert shown.returncode == 0, shown.stderr
+        assert list(report.parent.glob("media/*lanes*_step80.png"))
 
 
 def test_the_best_policy_of_the_cranes_wins_whatever_can_be_won(harbour: Any) -> None:

@@ -63,6 +63,7 @@ ODD = {
     "vector_examples:OutlivesReset": ("reset forgets", "at the reset: observations", "env: {rebuild: true}"),
     "broken_examples:KeepsItsHeap": ("reset forgets", "at the reset: observations", "env: {rebuild: true}"),
     "vector_examples:Respawns": ("leaving and returning", "PettingZoo's rules forbid it", "a name of its own"),
+    "vector_examples:Joins": ("pettingzoo api test", "'walker_2' joined without flags", "terminations and truncations"),
     "broken_examples:ReusesItsBuffer": ("observations are kept", "step 0, agent 'walker_0', was changed", "a copy"),
     "broken_examples:SeesInTurnOnly": ("observe() changes nothing", "observe('taker_1') raises", "at any time"),
     "vector_examples:NeverEnds": ("episode ends", "within 60 steps", "truncate it"),
@@ -101,6 +102,8 @@ RIGHT = [
     ("vector_examples:Vault", {}, 30),
     ("vector_examples:Vault", {"tuples": False}, 30),
     ("vector_examples:Auction", {}, 60),
+    ("vector_examples:Hybrid", {}, 60),
+    ("vector_examples:Joins", {"flags": True}, 60),
     ("broken_examples:Choosers", {"death": 0.1}, 60),
     ("broken_examples:Seers", {}, 60),
     ("broken_examples:Takers", {}, 60),
@@ -157,6 +160,21 @@ def test_the_report_ends_with_what_was_not_checked(id, config, said, unsaid):
     text = " ".join(report.render(width=80).split("not checked: ")[1].split())
     assert all(phrase in text for phrase in said)
     assert not any(phrase in text for phrase in unsaid)
+
+
+def test_the_cure_of_an_ecosystem_test_is_about_what_went_wrong_in_it():
+    findings = {finding.check: finding for finding in check_env("vector_examples:Crashes", cycles=20).findings}
+    assert findings["pettingzoo api test"].cure == "mend what the environment raises here"
+    findings = {finding.check: finding for finding in check_env("vector_examples:NeverLeaves", cycles=20).findings}
+    assert findings["leaving and returning"].ok  # an end of everybody is the end of the episode
+    assert "remove an agent from self.agents in the step" in findings["pettingzoo api test"].cure
+
+
+def test_what_cannot_be_built_is_not_called_a_native_batch():
+    report = check_env("vector_examples:Unborn", cycles=20)
+    assert "native" not in report.render()
+    assert "1 of 1 check FAILED (1 check, 0 warnings," in report.render()
+    assert "everything that is asked of an environment once it can be built" in report.unchecked
 
 
 def test_what_builds_on_a_failed_question_is_listed_as_not_run():

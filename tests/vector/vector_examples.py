@@ -57,13 +57,16 @@ class Walkers(ParallelEnv):
         moved = self.agents
         for agent in moved:
             assert self.action_space(agent).contains(actions[agent])
-            self.position[agent] += float(actions[agent][0]) + 0.1 * self.draw()
+            self.position[agent] += self.push(actions[agent]) + 0.1 * self.draw()
         dead = {agent: self.np_random.random() < self.death for agent in moved}
         late = {agent: self.t >= self.horizon and not dead[agent] for agent in moved}
         observations = self.observe(moved)
         rewards = {agent: self.reward(agent) for agent in moved}
         self.agents = [agent for agent in moved if not (dead[agent] or late[agent])]
         return observations, rewards, dead, late, {agent: {} for agent in moved}
+
+    def push(self, action: Any) -> float:
+        return float(action[0])
 
     def state(self) -> Any:
         return np.array([self.position[agent] for agent in self.possible_agents] + [self.t])
@@ -351,6 +354,68 @@ class Clerk(gymnasium.Env):
         self.given.append(action)
         self.t += 1
         return self._observe(), float(action[0][0] + action[1]["stamp"]), False, self.t == 9, {}
+
+
+class NeverLeaves(Walkers):
+    """All end at the horizon, and nobody leaves ``agents``."""
+
+    def step(self, actions: dict[str, Any]) -> Any:
+        agents = self.agents
+        answer = super().step(actions)
+        self.agents = agents
+        return answer
+
+
+class Unborn(Walkers):
+    """Cannot be reset: it reads what was never set."""
+
+    def draw(self) -> float:
+        return self.nothing  # type: ignore[attr-defined, no-any-return]
+
+
+class Joins(Walkers):
+    """The last walker joins at step 2; in that step it has an observation and, but for `flags`, nothing else."""
+
+    def __init__(self, walkers: int = 3, horizon: int = 12, flags: bool = False) -> None:
+        super().__init__(walkers=walkers, horizon=horizon)
+        self.flags = flags
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        observations, infos = super().reset(seed, options)
+        late = self.agents.pop()
+        del observations[late], infos[late]
+        return observations, infos
+
+    def step(self, actions: dict[str, Any]) -> Any:
+        observations, rewards, dead, late, infos = super().step(actions)
+        if self.t == 2:
+            new = self.possible_agents[-1]
+            self.agents = [*self.agents, new]
+            observations |= self.observe([new])
+            infos[new] = {}
+            if self.flags:
+                rewards[new], dead[new], late[new] = 0.0, False, False
+        return observations, rewards, dead, late, infos
+
+
+class Hybrid(Walkers):
+    """An action with a continuous and a discrete part; the observation's mask is of the one that has choices."""
+
+    def __init__(self, walkers: int = 2, horizon: int = 12) -> None:
+        super().__init__(walkers=walkers, horizon=horizon)
+        seen = {"place": spaces.Box(-100, 100, (2,), np.float32)}
+        mask = spaces.Dict(gear=spaces.MultiBinary(3))
+        self.observation_spaces = {agent: spaces.Dict(seen, action_mask=mask) for agent in self.possible_agents}
+        push = spaces.Box(-1, 1, (1,), np.float32)
+        self.action_spaces = {agent: spaces.Dict(push=push, gear=spaces.Discrete(3)) for agent in self.possible_agents}
+
+    def observe(self, agents: list[str]) -> dict[str, Any]:
+        gears = np.array([1, self.t % 2, 1], dtype=np.int8)
+        return {agent: {"place": own, "action_mask": {"gear": gears}} for agent, own in super().observe(agents).items()}
+
+    def push(self, action: Any) -> float:
+        assert action["gear"] != 1 or self.t % 2 == 0, "a gear that is not allowed"  # of what was seen one step before
+        return float(action["push"][0])
 
 
 class Vault(ParallelEnv):
