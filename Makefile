@@ -4,6 +4,7 @@
 # make wheel  the wheel, into dist/
 # make schema the JSON Schema of scenarios, after a settings model has changed
 #
+# Tests run in two processes; PYTEST_FLAGS='-n 4 --dist loadfile' (or any flags of pytest's) says otherwise.
 # Everything is installed into $(VENV), once; say VENV=path to use an environment of your own, PYTHON=python3.12 to
 # choose the interpreter that makes it, and PIP_FLAGS for pip, for example another index for torch's CPU build:
 #   make demo PIP_FLAGS='--extra-index-url URL'
@@ -11,6 +12,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=
+PYTEST_FLAGS ?= -n 2 --dist loadfile
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 INSTALLED = $(VENV)/.marl-tr-installed

@@ -59,7 +59,7 @@ env: {id: gymnasium/CartPole-v1, num_envs: 3, backend: workers, workers: 2}
 schedule: {kind: simultaneous}
 agents: {kind: gaussian, hidden: [16]}
 trainer: {total_steps: 480, rollout_steps: 16, checkpoint_every: 2}
-evaluation: {every: 3, episodes: 3, final_episodes: 3, media: false, references: false}
+evaluation: {every: 0, episodes: 3, final_episodes: 3, media: false, references: false}
 """,
     "families": """
 name: tiny
