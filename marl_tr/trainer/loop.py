@@ -31,6 +31,7 @@ from marl_tr.schedule.assignment import Assignment
 from marl_tr.trainer.build import Player, build_critic, build_env, build_players, build_schedule, device_of
 from marl_tr.trainer.checkpoint import refusing_misfits
 from marl_tr.trainer.seeding import derive_seed, make_generator
+from marl_tr.vector.contract import VectorEnv
 
 __all__ = ["Iteration", "Trainer", "iterations_of"]
 
@@ -61,6 +62,7 @@ class Trainer:
 
     Args:
         scenario: What to build.
+        env: Learn in this in place of the scenario's environment.
 
     Attributes:
         audit: Receives a line for every update of a policy or the critic; to be set before the first iteration.
@@ -70,11 +72,11 @@ class Trainer:
         seconds: Wall time by part of the loop, for the time split.
     """
 
-    def __init__(self, scenario: Scenario) -> None:
+    def __init__(self, scenario: Scenario, *, env: VectorEnv | None = None) -> None:
         self.began = time.perf_counter()
         self.scenario = scenario
         self.device = device_of(scenario)
-        self.env = build_env(scenario, num_envs=scenario.env.num_envs)
+        self.env = build_env(scenario, num_envs=scenario.env.num_envs) if env is None else env
         self.players: tuple[Player, ...] = build_players(scenario, self.env.spec)
         self.critic = build_critic(scenario, self.env.spec)
         self.iteration = 0
