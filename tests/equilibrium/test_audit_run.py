@@ -235,6 +235,10 @@ def test_symmetry_lets_one_agent_stand_for_its_group(trained: Trained, tmp_path:
     assert policy["nash_conv"]["estimate"] == pytest.approx(2 * policy["agents"]["uav_0"]["gap"]["estimate"])
     assert any("that is an assumption" in line for line in lines)
     assert any("No positive control was run" in line for line in lines)
+    before = contents(run)
+    assert nash_gap(run, alone, say=lines.append) == report
+    assert lines[-1].endswith("is finished; nothing was changed")
+    assert contents(run) == before
 
 
 def test_the_scenario_of_a_responder_keeps_the_agents_network(trained: Trained) -> None:
