@@ -53,7 +53,8 @@ class AgentAudit:
         kept: ``J_i(pi)``.
         random: ``J_i`` where all play at random.
         relative: The gap over ``J_i(pi) - J_i(random)``; None where that is not positive.
-        responder: The one that was chosen, with its level and way of acting.
+        responder: The one that was chosen, with its way of acting and steps.
+        learned: False where a policy that was there is the better response.
         levels: What the budget bought.
         converged: Whether the last doubling added nothing that could be told, and no policy that did not learn is a
             better response than all that did.
@@ -68,6 +69,7 @@ class AgentAudit:
     random: float
     relative: float | None
     responder: str
+    learned: bool
     levels: tuple[Level, ...]
     converged: bool
     resolution: float | None
@@ -122,12 +124,12 @@ class _Best:
     name: str
     gains: Array
     test: Callable[[], Array]
-    learned: bool = True
+    learned: bool
 
 
 @dataclass(frozen=True)
 class _Search:
-    """What the search for one agent's best response came to."""
+    """What the search for one agent's best response came to; see `AgentAudit`."""
 
     best: _Best
     levels: tuple[Level, ...]
@@ -220,6 +222,7 @@ class Auditor:
                     random=float(random[agent].mean()),
                     relative=_relative(joint.agents[agent].estimate, kept["test"][agent], random[agent]),
                     responder=search.best.name,
+                    learned=search.best.learned,
                     levels=search.levels,
                     converged=search.converged,
                     resolution=search.resolution,
@@ -290,7 +293,7 @@ class Auditor:
             gains = scored.returns[way] - kept
             if best is None or gains.mean() > best.gains.mean():
                 name = f"{responder.name}, {way}, after {scored.step:,} steps"
-                best = _Best(name, gains, functools.partial(responder.test, level, way))
+                best = _Best(name, gains, functools.partial(responder.test, level, way), learned=True)
         assert best is not None
         return best
 

@@ -159,6 +159,13 @@ def _control_remark(control: Mapping[str, Any]) -> str:
             f"Weak auditor: on {name!r} it found {min(shares):.0%} of an exact gap ({shown}). Raise the budget before "
             "believing a small gap."
         )
+    ready_made = [agent for agent, own in control["agents"].items() if not own["learned"]]
+    if control["found"] and ready_made:
+        best = max(level["gap"] for agent in ready_made for level in control["agents"][agent]["levels"])
+        return (
+            f"Weak learner: on {name!r} a gap is found ({shown}), but by a policy that was there; the best responder "
+            f"that learned gained {best:.4g} on the validation episodes. Raise the budget before believing a small gap."
+        )
     if control["found"]:
         found = f", {min(shares):.0%} of the exact gap at least" if shares else ""
         return f"Positive control {name!r}: the same auditor finds a gap ({shown}{found})."
@@ -226,6 +233,7 @@ def _agent(audit: AgentAudit) -> dict[str, Any]:
         "return_random": audit.random,
         "relative_gap": audit.relative,
         "responder": audit.responder,
+        "learned": audit.learned,
         "converged": audit.converged,
         "resolution": audit.resolution,
         "noise_share": audit.noise_share,

@@ -105,7 +105,7 @@ def test_where_a_policy_that_did_not_learn_is_the_better_response_the_search_has
         state["validation"] = {way: -np.asarray(x) for way, x in state["validation"].items()}
         save_checkpoint(scored, state)
     (player,) = Auditor(backwards, settings, tmp_path, budget=1024).audit(MixedSubject(profile), ("p0",)).agents
-    assert player.responder == "not learned: always the first"
+    assert (player.responder, player.learned) == ("not learned: always the first", False)
     assert player.gap.estimate == pytest.approx(exact((-np.asarray(DILEMMA)).tolist(), profile)[0], abs=0.2)
     assert not player.converged
 
