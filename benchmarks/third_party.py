@@ -38,8 +38,8 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "third_party.json"
 SCENARIOS = ("cartpole", "pendulum", "hopper", "simple_spread", "reference", "world_comm", "zombies", "connect_four")
 SHORT = {
-    "trainer.total_steps": 4_096,
-    "trainer.rollout_steps": 64,
+    "trainer.total_steps": 768,
+    "trainer.rollout_steps": 16,
     "env.num_envs": 4,
     "trainer.checkpoint_every": 1,
     "evaluation.episodes": 2,
@@ -48,7 +48,7 @@ SHORT = {
     "evaluation.media": "false",
     "evaluation.references": "false",
 }
-"""A run to be interrupted: 16 iterations, a checkpoint after each."""
+"""A run to be interrupted: 12 iterations, a checkpoint after each."""
 
 
 def main() -> None:

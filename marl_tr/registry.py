@@ -12,22 +12,26 @@ import contextlib
 import difflib
 import importlib
 import inspect
-import traceback
+import pkgutil
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from marl_tr.errors import UserError
+from marl_tr.foreign import foreign_code, last_place
 
 __all__ = [
     "KINDS",
     "BadTarget",
+    "BrokenPackage",
     "DuplicateName",
     "Entry",
     "UnknownName",
     "find",
+    "here_only",
     "names",
     "register",
     "register_env",
@@ -79,6 +83,10 @@ class BadTarget(UserError, ImportError):
     """A ``module:attribute`` string does not lead to anything; the message says which half failed."""
 
 
+class BrokenPackage(RuntimeWarning):
+    """An installed package's entry point cannot be used; what it registers is left out."""
+
+
 _registered: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
 
 
@@ -91,7 +99,7 @@ def register(kind: str, name: str, entry: Entry) -> None:
     """
     if kind not in KINDS:
         raise ValueError(f"no kind {kind!r}; one of {', '.join(KINDS)}")
-    taken = _registered[kind].get(name) or _discovered(kind).get(name)
+    taken = _registered[kind].get(name) or _discovered(kind)[0].get(name)
     if taken is not None and taken != entry:
         raise DuplicateName(f"{name!r} is already registered among {kind} (as {taken.target!r})")
     _registered[kind][name] = entry
@@ -123,17 +131,21 @@ def register_env(
 
 def names(kind: str) -> dict[str, Entry]:
     """Every name of `kind`, sorted, from entry points and from `register`."""
-    return dict(sorted({**_discovered(kind), **_registered[kind]}.items()))
+    found, broken = _discovered(kind)
+    for package in broken:
+        warnings.warn(package, BrokenPackage, stacklevel=2)
+    return dict(sorted({**found, **_registered[kind]}.items()))
 
 
 def find(kind: str, name: str) -> Entry:
     """The entry called `name`, or the one that ``module:attribute`` or a foreign registry's prefix leads to.
 
     Raises:
-        UnknownName: With the nearest names and the command that lists all.
+        UnknownName: With the nearest names, the command that lists all, and the packages that were left out.
         BadTarget: `name` looks like ``module:attribute`` and leads nowhere.
     """
-    known = names(kind)
+    found, broken = _discovered(kind)
+    known = dict(sorted({**found, **_registered[kind]}.items()))
     if name in known:
         return known[name]
     if ":" in name:
@@ -144,23 +156,30 @@ def find(kind: str, name: str) -> Entry:
         return _FOREIGN[kind][prefix](rest)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or _abroad(kind, name)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise UnknownName(f"no {kind.removesuffix('s')} {name!r}{hint} ('marl-tr {kind}' lists all)")
+    left_out = "".join(f"; {package}" for package in broken)
+    raise UnknownName(f"no {kind.removesuffix('s')} {name!r}{hint} ('marl-tr {kind}' lists all){left_out}")
+
+
+def here_only(kind: str, name: str) -> bool:
+    """Whether `name` was registered in this process (`register`), so that another one does not know it."""
+    return name in _registered[kind]
 
 
 def resolve(path: str) -> Any:
     """Import ``"module:attribute"``.
 
     Raises:
-        BadTarget: The module or the attribute does not exist, or an import in the module fails. Whatever else the
-            module raises is its author's, and goes on with its traceback.
+        BadTarget: The module or the attribute does not exist, or an import in the module fails; says which and where.
+            Whatever else the module raises is its author's, and goes on with its traceback.
     """
     module_name, _, attribute = path.partition(":")
     if not module_name or not attribute or module_name.startswith("."):
         raise BadTarget(f"{path!r} is not of the form 'package.module:attribute'")
     try:
-        module = importlib.import_module(module_name)
+        with foreign_code(f"the import of module {module_name!r} for {path!r}"):
+            module = importlib.import_module(module_name)
     except ImportError as error:
-        raise BadTarget(f"{path!r}: cannot import module {module_name!r}: {error}") from error
+        raise BadTarget(f"{path!r}: {_unimportable(module_name, error)}") from error
     value: Any = module
     for part in attribute.split("."):
         if not hasattr(value, part):
@@ -208,36 +227,67 @@ _FOREIGN: dict[str, dict[str, Callable[[str], Entry]]] = {"envs": {"gymnasium": 
 """``{kind: {prefix: name after the prefix -> entry}}``: registries of others."""
 
 
-def _discovered(kind: str) -> Mapping[str, Entry]:
+def _unimportable(module_name: str, error: ImportError) -> str:
+    """Why a module cannot be imported: it is not there, or it is, and something in it is not."""
+    if isinstance(error, ModuleNotFoundError) and error.name and f"{module_name}.".startswith(f"{error.name}."):
+        parent, _, last = error.name.rpartition(".")
+        siblings = _modules_of(parent)
+        near = difflib.get_close_matches(last, siblings, n=1, cutoff=0.7)
+        hint = f"did you mean {'.'.join(filter(None, (parent, near[0])))!r}?" if near else "is it installed here?"
+        return f"cannot import module {module_name!r}: {error}; {hint}"
+    return f"cannot import module {module_name!r}: {error}{last_place(error)}; install or mend what it imports"
+
+
+def _modules_of(package: str) -> list[str]:
+    """Names of the modules in `package`, or of all that can be imported at the top."""
+    path = getattr(sys.modules.get(package), "__path__", None) if package else None
+    return [module.name for module in pkgutil.iter_modules(path)] if path or not package else []
+
+
+def _discovered(kind: str) -> tuple[dict[str, Entry], list[str]]:
+    """What installed packages register, and a sentence for each that cannot be used.
+
+    Raises:
+        DuplicateName: Two of them register one name.
+    """
     found: dict[str, Entry] = {}
+    of: dict[str, EntryPoint] = {}
+    broken: list[str] = []
     for point in entry_points(group=f"marl_tr.{kind}"):
         try:
             table = point.load()
             _check_table(table)
         except Exception as error:
             # One broken package must not take the others away, whatever its import raises.
-            message = f"entry point {point.name} = {point.value!r} of {kind} is left out: {_told(error)}"
-            warnings.warn(message, RuntimeWarning, stacklevel=2)
+            broken.append(f"{_told(point)} is left out: {_reason(error)}")
             continue
         for name, entry in table.items():
             if name in found and found[name] != entry:
                 raise DuplicateName(
-                    f"two installed packages register {name!r} among {kind}: {found[name].target!r} and "
-                    f"{entry.target!r} (entry point {point.value!r}); uninstall one"
+                    f"two installed packages register {name!r} among {kind}: {_told(of[name])} and {_told(point)}; "
+                    "uninstall one, or rename it in one"
                 )
-            found[name] = entry
-    return found
+            found[name], of[name] = entry, point
+    return found, broken
 
 
 def _check_table(table: object) -> None:
-    if not isinstance(table, Mapping) or not all(isinstance(entry, Entry) for entry in table.values()):
+    if not isinstance(table, Mapping):
         raise TypeError(f"it leads to a {type(table).__name__}, not to a table {{name: Entry}}")
+    for name, entry in table.items():
+        if not isinstance(name, str) or not isinstance(entry, Entry):
+            raise TypeError(
+                f"it leads to a table in which {name!r} is a {type(entry).__name__}, not to a table {{name: Entry}}"
+            )
 
 
-def _told(error: Exception) -> str:
+def _told(point: EntryPoint) -> str:
+    package = f"package {point.dist.name!r}, " if point.dist is not None else ""
+    return f"{package}entry point {point.name} = {point.value!r}"
+
+
+def _reason(error: Exception) -> str:
     """What went wrong while a module was imported, and in which line: its traceback is not shown."""
-    if isinstance(error, ImportError | SyntaxError):
+    if isinstance(error, SyntaxError):
         return str(error)
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{where}"
+    return f"{type(error).__name__}: {error}{last_place(error)}"

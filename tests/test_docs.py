@@ -33,6 +33,11 @@ EXPECTED = {
     "docs/results.md": {"sh"},
     "docs/results-flow.md": {"sh"},
     "docs/scenarios.md": {"python", "yaml", "sh"},
+    "docs/uav.md": {"python", "yaml", "sh"},
+    "docs/uav-channels.md": {"python", "yaml"},
+    "docs/uav-radio.md": {"python"},
+    "docs/uav-references.md": {"python"},
+    "docs/uav-users.md": {"python"},
 }
 LANGUAGES = {"python", "yaml", "sh", "console", "toml", "text", ""}
 

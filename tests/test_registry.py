@@ -11,8 +11,20 @@ import pytest
 from pydantic import BaseModel
 
 from marl_tr import registry
+from marl_tr.cli import main
 from marl_tr.errors import UserError
-from marl_tr.registry import BadTarget, DuplicateName, Entry, UnknownName, find, names, register, register_env, resolve
+from marl_tr.registry import (
+    BadTarget,
+    BrokenPackage,
+    DuplicateName,
+    Entry,
+    UnknownName,
+    find,
+    names,
+    register,
+    register_env,
+    resolve,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +113,9 @@ def test_a_path_may_lead_to_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     ("path", "message"),
     [
         ("json:dunps", "did you mean 'dumps'"),
-        ("no_such:x", "cannot import module 'no_such'"),
+        ("no_such:x", r"cannot import module 'no_such'.*is it installed here\?"),
+        ("json.decodr:x", "did you mean 'json.decoder'?"),
+        ("numpyy:x", "did you mean 'numpy'?"),
         (":x", "not of the form"),
         ("json:", "not of the form"),
         ("json", "not of the form"),
@@ -133,8 +147,10 @@ def test_two_packages_with_one_name_are_reported_and_not_chosen_from(
 ) -> None:
     source = "from marl_tr.registry import Entry\nREGIONS = {'trpo': Entry(dict)}\n"
     install("clash", source, "[marl_tr.regions]\nclash = clash_module:REGIONS\n")
-    with pytest.raises(DuplicateName, match="two installed packages register 'trpo'"):
+    with pytest.raises(DuplicateName, match=r"two installed packages register 'trpo'.*package 'clash'") as raised:
         names("regions")
+    assert "package 'marl-tr'" in str(raised.value)
+    assert "entry point clash = 'clash_module:REGIONS'" in str(raised.value)
     sys.modules.pop("clash_module", None)
 
 
@@ -144,7 +160,7 @@ def test_two_packages_with_one_name_are_reported_and_not_chosen_from(
         ("raise RuntimeError('no licence')\n", r"RuntimeError: no licence \(.*module.py:1\)"),
         ("REGIONS = (\n", "never closed"),
         ("REGIONS = 7\n", "leads to a int, not to a table"),
-        ("REGIONS = {'mine': dict}\n", "not to a table {name: Entry}"),
+        ("REGIONS = {'mine': dict}\n", "a table in which 'mine' is a type, not to a table {name: Entry}"),
     ],
 )
 def test_a_package_that_fails_in_another_way_is_left_out_too(
@@ -159,8 +175,20 @@ def test_a_package_that_fails_in_another_way_is_left_out_too(
 
 def test_a_broken_package_is_left_out_with_a_warning(install: Callable[[str, str, str], None]) -> None:
     install("broken", "import no_such_module\n", "[marl_tr.regions]\nbroken = broken_module:REGIONS\n")
-    with pytest.warns(RuntimeWarning, match="no_such_module"):
+    with pytest.warns(BrokenPackage, match="package 'broken', entry point broken.*no_such_module.*broken_module.py:1"):
         assert "trpo" in names("regions")
+    # Whoever asks for what it would have registered is told why that is not there.
+    with pytest.raises(UnknownName, match=r"no region 'theirs'.*package 'broken'.*is left out.*no_such_module"):
+        find("regions", "theirs")
+
+
+def test_the_command_line_tells_of_a_broken_package_once_and_plainly(
+    install: Callable[[str, str, str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("spoilt", "import no_such_module\n", "[marl_tr.regions]\nspoilt = spoilt_module:REGIONS\n")
+    assert main(["regions"]) == 0
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("warning: package 'spoilt', entry point spoilt = 'spoilt_module:REGIONS' is left out: ")
 
 
 def test_a_gymnasium_name_without_its_prefix_is_answered_with_the_prefix() -> None:

@@ -16,6 +16,26 @@ from pydantic.types import StringConstraints
 
 from marl_tr import registry
 from marl_tr.critic.config import AdamFitConfig, TrustRegionFitConfig
+from marl_tr.envs.uav.actions_config import ContinuousActions, DiscreteActions, HybridActions
+from marl_tr.envs.uav.channel_config import (
+    AlHouraniConfig,
+    GainMapConfig,
+    PowerLawConfig,
+    SamplingConfig,
+    Tr36777Config,
+)
+from marl_tr.envs.uav.flight_config import BatteryConfig, DepotStarts, FlightConfig, UniformStarts
+from marl_tr.envs.uav.mobility_config import (
+    GaussMarkovConfig,
+    GroupConfig,
+    RandomWalkConfig,
+    RandomWaypointConfig,
+    StaticConfig,
+    TraceConfig,
+)
+from marl_tr.envs.uav.radio_config import BackhaulConfig, RadioConfig, SubchannelsConfig
+from marl_tr.envs.uav.reward_config import AlphaFairUtility, RateUtility
+from marl_tr.envs.uav.traffic_config import FullBufferConfig, PoissonConfig
 from marl_tr.scenario.presets import PRESETS
 from marl_tr.scenario.regularisers import (
     ControllerWeight,
@@ -49,6 +69,11 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "scenarios.md"
 SECTIONS: dict[str, type[BaseModel]] = {
     "The file itself": Scenario,
     "env": EnvSection,
+    "env.config.radio": RadioConfig,
+    "env.config.radio.subchannels": SubchannelsConfig,
+    "env.config.radio.backhaul": BackhaulConfig,
+    "env.config.traffic: full_buffer": FullBufferConfig,
+    "env.config.traffic: poisson": PoissonConfig,
     "agents": AgentPart,
     "network: mlp": MlpVelocityConfig,
     "network: residual": ResidualVelocityConfig,
@@ -68,6 +93,26 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "pretraining": PretrainingSection,
     "critic.fit: trust_region": TrustRegionFitConfig,
     "critic.fit: adam": AdamFitConfig,
+    "env.config.channel: al_hourani": AlHouraniConfig,
+    "env.config.channel: power_law": PowerLawConfig,
+    "env.config.channel: tr36777": Tr36777Config,
+    "env.config.channel: gain_map": GainMapConfig,
+    "env.config.channel.sampling": SamplingConfig,
+    "env.config.starts: uniform": UniformStarts,
+    "env.config.starts: depot": DepotStarts,
+    "env.config.flight": FlightConfig,
+    "env.config.battery": BatteryConfig,
+    "env.config.actions: continuous": ContinuousActions,
+    "env.config.actions: discrete": DiscreteActions,
+    "env.config.actions: hybrid": HybridActions,
+    "env.config.mobility: static": StaticConfig,
+    "env.config.mobility: random_walk": RandomWalkConfig,
+    "env.config.mobility: random_waypoint": RandomWaypointConfig,
+    "env.config.mobility: gauss_markov": GaussMarkovConfig,
+    "env.config.mobility: group": GroupConfig,
+    "env.config.mobility: trace": TraceConfig,
+    "env.config.utility: rate": RateUtility,
+    "env.config.utility: alpha_fair": AlphaFairUtility,
 }
 
 

@@ -18,6 +18,7 @@ from marl_tr.critic.critic import VALUE_GAIN, Encoding
 from marl_tr.critic.inputs import CriticInputs
 from marl_tr.nn.graph import DenseGraphAttention, SparseGraphAttention, attention_entropy
 from marl_tr.nn.heads import ProductHead, make_head
+from marl_tr.nn.named import NamedModules
 from marl_tr.nn.stacked import StackedGRUCell, StackedLinear, StackedMLP
 from marl_tr.vector.contract import EnvSpec
 
@@ -100,7 +101,7 @@ class _GraphRecurrentNetwork(nn.Module):
         self._groups = tuple((group.name, len(group.agents)) for group in spec.groups)
         agents = len(spec.agents)
         self._turns = spec.turns
-        self.embeddings = nn.ModuleDict()
+        self.embeddings = NamedModules({})
         for group in spec.groups:
             observed = sum(int(np.prod(space.shape or ())) for space in group.features.values())
             acted = ProductHead({leaf: make_head(space) for leaf, space in group.action.items()}).encoded_size

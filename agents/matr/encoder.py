@@ -17,6 +17,7 @@ from torch.nn.functional import leaky_relu
 from marl_tr.agents.gaussian.network import side_by_side
 from marl_tr.agents.matr.config import MatrConfig
 from marl_tr.errors import UserError
+from marl_tr.nn.named import NamedModules
 from marl_tr.nn.normaliser import InputNormaliser
 from marl_tr.nn.stacked import StackedLinear, StackedMLP
 from marl_tr.vector.contract import GroupSpec
@@ -58,19 +59,19 @@ class EntityEncoder(nn.Module):
         width = config.entity_width
         sizes = {"own": sum(int(np.prod(shapes[leaf])) for leaf in self._own), **{k: shapes[k][1] for k in self._kinds}}
         activation = config.activation
-        self.embed = nn.ModuleDict(
+        self.embed = NamedModules(
             {
                 name: StackedMLP(rows, [size, width], activation, generator=generator, activate_last=True)
                 for name, size in sizes.items()
             }
         )
-        self.normalisers = nn.ModuleDict(
+        self.normalisers = NamedModules(
             {name: InputNormaliser(size) for name, size in sizes.items()} if config.normalise_observation else {}
         )
-        self.source = nn.ModuleDict(
+        self.source = NamedModules(
             {kind: StackedLinear(rows, width, self._heads, generator=generator, gain=1.0) for kind in self._kinds}
         )
-        self.target = nn.ModuleDict(
+        self.target = NamedModules(
             {kind: StackedLinear(rows, width, self._heads, generator=generator, gain=1.0) for kind in self._kinds}
         )
         joined = width * (1 + len(self._kinds))

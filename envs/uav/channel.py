@@ -1,8 +1,8 @@
 """Air-to-ground channel: probabilistic line of sight.
 
-Pure functions, computed in the dtype of their input; float64 meets the golden vectors, float32 is for the
-simulator. Angles are degrees: the constants were fitted in degrees, and code that feeds radians is the best
-known way to get this model wrong.
+Pure functions, and the links that they make; computed in the dtype of their input: float64 meets the golden vectors,
+float32 is for the simulator. Angles are degrees: the constants were fitted in degrees, and code that feeds radians
+is the best known way to get this model wrong.
 
 Source: Al-Hourani, Kandeepan, Lardner, "Optimal LAP altitude for maximum coverage", IEEE WCL 3(6), 2014;
 form as in Zeng, Xu, Zhang, IEEE TWC 18(4), 2019, equations 3 and 4.
@@ -17,7 +17,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ENVIRONMENTS", "SPEED_OF_LIGHT", "LosConstants", "elevation_deg", "los_probability", "power_gain"]
+__all__ = [
+    "ENVIRONMENTS",
+    "SPEED_OF_LIGHT",
+    "AlHourani",
+    "LosConstants",
+    "elevation_deg",
+    "los_probability",
+    "power_gain",
+    "sigmoid",
+]
 
 Array = NDArray[Any]
 
@@ -65,9 +74,14 @@ def elevation_deg(horizontal: Array, height: Array | float) -> Array:
 
 def los_probability(elevation: Array, constants: LosConstants) -> Array:
     """``1 / (1 + a exp(-b (theta - a)))`` for an elevation in degrees."""
-    p: Array = elevation * -constants.b
+    return sigmoid(elevation, constants.a, constants.b)
+
+
+def sigmoid(elevation: Array, a: float, b: float) -> Array:
+    """``1 / (1 + a exp(-b (theta - a)))`` with `a` in degrees and `b` per degree."""
+    p: Array = elevation * -b
     np.exp(p, out=p)
-    p *= constants.a * math.exp(constants.a * constants.b)
+    p *= a * math.exp(a * b)
     p += 1.0
     return np.reciprocal(p, out=p)
 
@@ -107,3 +121,31 @@ def power_gain(
     p *= (SPEED_OF_LIGHT / (4 * math.pi * carrier_hz)) ** 2
     p /= horizontal_sq + height * height
     return p
+
+
+@dataclass(frozen=True)
+class AlHourani:
+    """Links of an environment at a carrier; implements `marl_tr.envs.uav.links.LinkModel`."""
+
+    constants: LosConstants
+    carrier_hz: float
+
+    def los_probability(self, horizontal_sq: Array, height: Array) -> Array:
+        """Probability of line of sight."""
+        return los_probability(elevation_deg(np.sqrt(horizontal_sq), height), self.constants)
+
+    def gains(self, horizontal_sq: Array, height: Array) -> tuple[Array, Array]:
+        """Power gains with and without line of sight, linear."""
+        free: Array = horizontal_sq + height * height
+        np.divide((SPEED_OF_LIGHT / (4 * math.pi * self.carrier_hz)) ** 2, free, out=free)
+        return free * 10 ** (-self.constants.eta_los_db / 10), free * 10 ** (-self.constants.eta_nlos_db / 10)
+
+    def mean(self, horizontal_sq: Array, height: Array, averaging: Literal["mean_gain", "mean_db"]) -> Array:
+        """Mean power gain, see `power_gain`."""
+        return power_gain(
+            horizontal_sq, height, constants=self.constants, carrier_hz=self.carrier_hz, averaging=averaging
+        )
+
+    def shadowing_db(self, height: Array) -> tuple[Array, Array]:
+        """None of its own: zeros."""
+        return np.zeros_like(height), np.zeros_like(height)

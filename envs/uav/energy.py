@@ -1,7 +1,8 @@
-"""Propulsion power of a rotary-wing UAV in level flight.
+"""Propulsion power of a rotary-wing UAV.
 
 Source: Zeng, Xu, Zhang, "Energy minimization for wireless communication with rotary-wing UAV", IEEE TWC
-18(4), 2019, equations 12 and 64 and table I.
+18(4), 2019, equations 12 and 64 and table I, for level flight. That climbing takes the work against gravity, and
+that descending gives nothing back, is assumed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["HOVER_POWER_W", "propulsion_power"]
+__all__ = ["HOVER_POWER_W", "climb_power", "propulsion_power"]
 
 Array = NDArray[Any]
 
@@ -38,8 +39,18 @@ HOVER_POWER_W = _BLADE_W + _INDUCED_W
 """``P(0)``, in W."""
 
 
+def climb_power(rise: Array) -> Array:
+    """Power to gain height, on top of `propulsion_power`, in W: ``W v_z``, and nothing back in descent.
+
+    Args:
+        rise: Vertical speed, in m/s, positive upwards, any shape.
+    """
+    power: Array = _WEIGHT_N * np.maximum(rise, 0.0)
+    return power
+
+
 def propulsion_power(speed_sq: Array) -> Array:
-    """``P(V)``, in W.
+    """``P(V)`` of level flight, in W.
 
     Args:
         speed_sq: Squared horizontal speed, in m^2/s^2, any shape.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,11 @@ from numpy.typing import NDArray
 from pettingzoo import AECEnv, ParallelEnv
 from pettingzoo.utils import parallel_to_aec
 
+from marl_tr.envs.uav.actions import action_spaces
 from marl_tr.envs.uav.config import DownlinkConfig
+from marl_tr.envs.uav.energy import HOVER_POWER_W
 from marl_tr.envs.uav.observation import (
+    View,
     observation_shapes,
     observation_size,
     observe,
@@ -20,7 +24,9 @@ from marl_tr.envs.uav.observation import (
     write_state,
 )
 from marl_tr.envs.uav.render import TopView, scene
+from marl_tr.envs.uav.reward import objective_weights
 from marl_tr.envs.uav.simulator import Outcome, Simulator
+from marl_tr.vector.contract import Leaves
 
 __all__ = ["DownlinkParallelEnv", "env", "parallel_env"]
 
@@ -49,14 +55,19 @@ def env(*, render_mode: str | None = None, **config: Any) -> AECEnv:
 class DownlinkParallelEnv(ParallelEnv):  # type: ignore[misc]
     """UAV base stations serving ground users.
 
-    Observations are described in `marl_tr.envs.uav.observation`; actions are ``Box(-1, 1, (3,))``: speed,
-    heading, transmit power. Each agent's info holds its ``rate_sum`` (b/s), ``n_users``, ``energy_J`` and
-    ``power_W`` of the slot, ``collision`` and ``out``, and what all share: ``rates`` (b/s), ``sinr_db``,
-    ``jain``, ``p5_rate``, ``std_rate``, ``sum_rate`` (b/s). At a reset infos are empty.
+    Observations are described in `marl_tr.envs.uav.observation`, actions in `marl_tr.envs.uav.actions`: a ``Box``, a
+    ``MultiDiscrete``, or a ``Dict`` of ``move`` and ``alloc``. Each agent's info holds its ``rate_sum`` (b/s),
+    ``n_users``, ``energy_J`` and ``power_W`` of the slot, ``collision`` and ``out``, its ``objectives`` by name
+    (unweighted; times `objective_weights` they add up to its own reward, before `rho` mixes), and what all share:
+    ``rates`` (b/s), ``sinr_db`` (-inf of users whom nobody serves), ``jain``, ``p5_rate``, ``std_rate``, ``sum_rate``
+    (b/s). At a reset infos are empty. A UAV whose battery is empty is terminated and leaves `agents`.
 
     Args:
         config: Settings.
         render_mode: ``"rgb_array"`` or None.
+
+    Attributes:
+        objective_weights: ``{objective: weight}`` of the reward.
 
     Raises:
         ValueError: `render_mode` is not offered.
@@ -76,6 +87,8 @@ class DownlinkParallelEnv(ParallelEnv):  # type: ignore[misc]
         self.render_mode = render_mode
         self.possible_agents = list(self.config.agents)
         self.agents: list[str] = []
+        self.objective_weights = objective_weights(self.config)
+        self._row = {agent: row for row, agent in enumerate(self.possible_agents)}
         self._sim = Simulator(self.config, 1)
         self._size = observation_size(self.config)
         self._state_shapes = state_shapes(self.config)
@@ -86,7 +99,8 @@ class DownlinkParallelEnv(ParallelEnv):  # type: ignore[misc]
         seen: spaces.Space[Any] = spaces.Dict(boxes) if len(boxes) > 1 else boxes["observation"]
         self.observation_spaces = dict.fromkeys(self.possible_agents, seen)
         # One space an agent: a space that is sampled or seeded for one agent must not change another's draws.
-        self.action_spaces = {agent: spaces.Box(-1.0, 1.0, (3,), np.float32) for agent in self.possible_agents}
+        self.action_spaces = {agent: self._action_space() for agent in self.possible_agents}
+        self._leaf_spaces = action_spaces(self.config)
         length = sum(int(np.prod(self._state_shapes[name])) for name in _STATE)
         self.state_space = spaces.Box(-np.inf, np.inf, (length,), np.float32)
         self._seeded = False
@@ -123,35 +137,39 @@ class DownlinkParallelEnv(ParallelEnv):  # type: ignore[misc]
         self._seeded = True
         self.agents = list(self.possible_agents)
         self._track = [self._sim.position[0]]
-        return self._observations(), {agent: {} for agent in self.agents}
+        return self._observations(self._sim.alive), {agent: {} for agent in self.agents}
 
     def step(
         self, actions: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
-        """Fly one slot; after `horizon` slots every agent is truncated, never terminated.
+        """Fly one slot; after `horizon` slots every agent that is left is truncated.
 
         Raises:
             RuntimeError: No episode is under way.
-            ValueError: An agent has no action, or its action is not three finite numbers.
+            ValueError: An agent has no action, or one outside its space.
         """
         if not self.agents:
             raise RuntimeError("no episode is under way: call reset() first")
         agents = self.agents
-        outcome = self._sim.step(self._stack(actions)[None])
+        outcome = self._sim.step(self._stack(actions))
         self._track.append(self._sim.position[0])
-        over = bool(self._sim.slot[0] >= self.config.horizon)
-        rewards = dict(zip(agents, outcome.reward[0].tolist(), strict=True))
-        terminations = dict.fromkeys(agents, False)
-        truncations = dict.fromkeys(agents, over)
-        observations, infos = self._observations(), self._infos(outcome)
-        if over:
-            self.agents = []
+        over = bool(self._sim.over[0])
+        observations, infos = self._observations(outcome.flew), self._infos(outcome)
+        reward, terminated = outcome.reward[0].tolist(), outcome.terminated[0].tolist()
+        rewards = {agent: reward[self._row[agent]] for agent in agents}
+        terminations = {agent: terminated[self._row[agent]] for agent in agents}
+        truncations = {agent: over and not ended for agent, ended in terminations.items()}
+        self.agents = [] if over else [agent for agent in agents if not terminations[agent]]
         return observations, rewards, terminations, truncations, infos
 
     def state(self) -> Array:
         """All positions, velocities, powers, rates and the time, flat, for centralized training."""
         leaves = self._leaves()
         return np.concatenate([leaves[name].ravel() for name in _STATE])
+
+    def snapshot(self) -> dict[str, Array]:
+        """The global state by part (see `marl_tr.envs.uav.observation.state_shapes`), new arrays, for `EpisodeLog`."""
+        return {name: leaf[0] for name, leaf in self._leaves().items()}
 
     def render(self) -> NDArray[np.uint8] | None:
         """The area from above, ``[H, W, 3]`` uint8; None without a render mode.
@@ -165,65 +183,88 @@ class DownlinkParallelEnv(ParallelEnv):  # type: ignore[misc]
             raise RuntimeError("nothing to render: call reset() first")
         if self._view is None:
             self._view = TopView(self.config)
-        state = {name: leaf[0] for name, leaf in self._leaves().items()}
         title = f"slot {self._sim.slot[0]} of {self.config.horizon}"
-        track = np.stack(self._track) / self.config.area_m
-        return self._view.draw(scene(self.config, state, track, title=title))
+        track = np.stack(self._track)[..., : self.config.coordinates]
+        return self._view.draw(scene(self.config, self.snapshot(), track, title=title))
 
     def close(self) -> None:
         """Release the figure."""
         self._view = None
 
-    def _stack(self, actions: dict[str, Any]) -> Array:
+    def _action_space(self) -> spaces.Space[Any]:
+        leaves = action_spaces(self.config)
+        return leaves["action"] if len(leaves) == 1 else spaces.Dict(leaves)
+
+    def _stack(self, actions: dict[str, Any]) -> Leaves:
+        """``{leaf: [1, U, ...]}``; of UAVs on the ground zeros, which nobody reads."""
         missing = [agent for agent in self.agents if agent not in actions]
         if missing:
             raise ValueError(f"no action for {', '.join(missing)}")
-        stacked = np.array([actions[agent] for agent in self.agents], np.float32)
-        if stacked.shape != (len(self.agents), 3):
-            raise ValueError(f"every action has three numbers; got shape {stacked.shape[1:]}")
-        return stacked
+        leaves: Leaves = {}
+        whole = len(self.agents) == self.config.num_uavs
+        for leaf, space in self._leaf_spaces.items():
+            chosen = [actions[agent] if len(self._leaf_spaces) == 1 else actions[agent][leaf] for agent in self.agents]
+            shapes = [np.shape(values) for values in chosen]
+            if any(shape != space.shape for shape in shapes):
+                agent, shape = next(pair for pair in zip(self.agents, shapes, strict=True) if pair[1] != space.shape)
+                numbers = space.shape[0] if space.shape else 1
+                raise ValueError(f"{leaf} of {agent} has {numbers} numbers; got shape {shape}")
+            # Choices keep their own dtype: what is no whole number must not become one before it is checked.
+            stacked = np.array(chosen, space.dtype if isinstance(space, spaces.Box) else None)[None]
+            if not whole:
+                flying, stacked = stacked, np.zeros((1, self.config.num_uavs, *stacked.shape[2:]), stacked.dtype)
+                stacked[0, [self._row[agent] for agent in self.agents]] = flying[0]
+            leaves[leaf] = stacked
+        return leaves
 
-    def _observations(self) -> dict[str, Any]:
-        out = np.empty((1, len(self.agents), self._size), np.float32)
-        observe(self._sim, out)
+    def _observations(self, who: Array) -> dict[str, Any]:
+        """Of the agents of the step that was, those that ended in it included."""
+        out = np.empty((1, self.config.num_uavs, self._size), np.float32)
+        observe(View(self._sim), out, who=who)
+        rows = {agent: out[0, self._row[agent]] for agent in self.agents}
         if self.config.observation == "flat":
-            return dict(zip(self.agents, out[0], strict=True))
-        return {agent: split_observation(self.config, row) for agent, row in zip(self.agents, out[0], strict=True)}
+            return rows
+        return {agent: split_observation(self.config, row) for agent, row in rows.items()}
 
     def _leaves(self) -> dict[str, Array]:
         leaves = {name: np.empty((1, *shape), np.float32) for name, shape in self._state_shapes.items()}
-        write_state(self._sim, leaves)
+        write_state(View(self._sim), leaves)
         return leaves
 
     def _infos(self, outcome: Outcome) -> dict[str, dict[str, Any]]:
-        sim, metrics = self._sim, outcome.metrics
+        sim, metrics = self._sim, outcome.measures
+        with contextlib.nullcontext() if self.config.all_served else np.errstate(divide="ignore"):
+            sinr_db = 10.0 * np.log10(sim.sinr[0])
         common = {
             "rates": sim.rates[0],
-            "sinr_db": 10.0 * np.log10(sim.sinr[0]),
+            "sinr_db": sinr_db,
             "jain": float(metrics["jain"][0]),
             "p5_rate": 1e6 * float(metrics["p5_rate_mbps"][0]),
             "std_rate": 1e6 * float(metrics["std_rate_mbps"][0]),
             "sum_rate": 1e6 * float(metrics["throughput_mbps"][0]),
         }
-        columns = zip(
-            self.agents,
-            sim.uav_rates[0].tolist(),
-            sim.load[0].tolist(),
-            outcome.energy_j[0].tolist(),
-            sim.power[0].tolist(),
-            outcome.collision[0].tolist(),
-            outcome.out[0].tolist(),
-            strict=True,
-        )
-        return {
-            agent: {
-                "rate_sum": rate,
-                "n_users": users,
-                "energy_J": energy,
-                "power_W": power,
-                "collision": collision,
-                "out": out,
-                **common,
-            }
-            for agent, rate, users, energy, power, collision, out in columns
+        columns: dict[str, Array] = {
+            "rate_sum": sim.uav_rates,
+            "n_users": sim.load,
+            "energy_J": outcome.energy_j,
+            "power_W": sim.power,
+            "collision": outcome.collision,
+            "out": outcome.out,
         }
+        listed = {name: column[0].tolist() for name, column in columns.items()}
+        parts = outcome.objectives
+        fairness = -float(parts.deviation[0])
+        utility, propulsion = parts.utility[0].tolist(), parts.propulsion_w[0].tolist()
+        infos = {}
+        for agent in self.agents:
+            row = self._row[agent]
+            mine = {name: column[row] for name, column in listed.items()}
+            objectives = {
+                "utility": utility[row],
+                "fairness": fairness,
+                "collision": -float(mine["collision"]),
+                "out": -float(mine["out"]),
+                "energy": -propulsion[row] / HOVER_POWER_W,
+            }
+            infos[agent] = {**mine, "objectives": objectives, **common}
+        return infos

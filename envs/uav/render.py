@@ -7,30 +7,38 @@ hundred frames takes a few seconds. No display is needed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
-from matplotlib.colors import to_rgb
+from matplotlib.colors import LogNorm, Normalize, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.path import Path
 from numpy.typing import NDArray
 
 from marl_tr.envs.uav.config import DownlinkConfig
+from marl_tr.envs.uav.coverage import Gain, ground_sinr_db, mean_gain
+from marl_tr.envs.uav.panel import FAINT, INK, ColourKey, Panel, quadcopter, tick
+from marl_tr.envs.uav.recording import GROUP, Moment, read_state
 from marl_tr.vector.contract import Leaves, Trajectory
 
-__all__ = ["Scene", "TopView", "flight", "scene"]
+__all__ = ["Scene", "TopView", "flight", "pictures", "scene"]
 
 Array = NDArray[Any]
 
 _SIZE_IN = (8.0, 6.0)
-_INK, _FAINT, _GROUND = "#1f2933", "#8a97a6", "#f4f6f8"
+_GROUND = "#f4f6f8"
+_MANY_USERS = 150
+"""Above, users are small dots of one size, and no lines lead to them."""
+_MANY_UAVS = 7
+"""Above, UAVs are smaller and wear their numbers."""
+_MOST_FRAMES = 101
+_SINR_DB = (-10.0, 30.0)
 # Okabe and Ito's palette, which colour-blind readers can tell apart, some more, then Matplotlib's.
 _COLOURS = (
     "#0072B2",
@@ -51,8 +59,8 @@ class Scene:
     """One moment, and the way that led there.
 
     Attributes:
-        track: ``[n, U, 2]``, UAV positions from the episode's start to now, in m.
-        users: ``[G, 2]``, in m.
+        track: ``[n, U, 2 or 3]``, UAV positions from the episode's start to now, in m.
+        users: ``[G, 2 or 3]``, in m.
         serving: ``[G]`` int, -1 where nobody serves.
         rates_mbps: ``[G]``.
         power_w: ``[U]``.
@@ -73,27 +81,19 @@ def scene(config: DownlinkConfig, state: Leaves, track: Array, *, title: str) ->
     Args:
         config: Units of the state.
         state: Leaves of one environment at one time, without ``E``.
-        track: ``[n, U, 2]``, positions so far over the area's side.
+        track: ``[n, U, 2 or 3]``, positions so far, in m.
         title: Over the map.
     """
-    users, served = state["users"], state["users"][:, 5:]
-    return Scene(
-        track=track * config.area_m,
-        users=users[:, :2] * config.area_m,
-        serving=np.where(served.any(axis=1), served.argmax(axis=1), -1),
-        rates_mbps=users[:, 2] * (config.rate_ref / 1e6),
-        power_w=state["uavs"][:, 4] * config.p_max_w,
-        title=title,
-    )
+    return _scene(read_state(config, state), track, title)
 
 
-def flight(config: DownlinkConfig, trajectory: Trajectory, *, group: str) -> list[Scene]:
+def flight(config: DownlinkConfig, trajectory: Trajectory) -> list[Scene]:
     """A recorded episode as one scene a slot, from the start to the end.
 
     The title's return is the sum so far of the mean reward over agents, undiscounted.
     """
-    track = trajectory.state["uavs"][..., :2]
-    earned = np.concatenate(([0.0], trajectory.reward[group].mean(axis=1).cumsum()))
+    track = read_state(config, trajectory.state).position
+    earned = np.concatenate(([0.0], trajectory.reward[GROUP].mean(axis=1).cumsum()))
     slots = len(track) - 1
     return [
         scene(
@@ -106,23 +106,74 @@ def flight(config: DownlinkConfig, trajectory: Trajectory, *, group: str) -> lis
     ]
 
 
+def pictures(
+    config: DownlinkConfig, trajectory: Trajectory, *, gain: Gain | None = None
+) -> dict[str, NDArray[np.uint8] | Callable[[], NDArray[np.uint8]]]:
+    """What an episode looked like.
+
+    Args:
+        config: The environment's.
+        trajectory: The episode.
+        gain: Mean channel of the SINR map; the configuration's where left out.
+
+    Returns:
+        ``tracks``: the whole episode, ``[H, W, 3]``. ``sinr``: its end over a map of the SINR. ``flight``: makes a
+        video ``[T, H, W, 3]`` of at most 101 frames (seconds).
+    """
+    scenes = flight(config, trajectory)
+    stride = math.ceil(len(scenes) / _MOST_FRAMES)
+    return {
+        "tracks": TopView(config, dpi=120).draw(scenes[-1]),
+        "sinr": TopView(config, dpi=120, sinr_map=gain or mean_gain(config)).draw(scenes[-1]),
+        "flight": lambda: TopView(config).video(scenes[::-stride][::-1]),
+    }
+
+
 class TopView:
     """Draws scenes of one configuration.
+
+    A user's dot grows with its rate and has the colour of the UAV that serves it, to which a line leads; users whom
+    nobody serves are crosses. Above 150 users dots are small and lines are left out. Heights are written beside UAVs
+    that have them.
 
     Args:
         config: Area, numbers and units.
         dpi: 80 gives 640 x 480 pixels.
+        sinr_map: Mean channel by which the ground is coloured: the SINR that a user would have there from its best
+            server. None: no map.
+        colour: What colours a user: the ``"server"``, or its ``"rate"``.
     """
 
-    def __init__(self, config: DownlinkConfig, *, dpi: int = 80) -> None:
+    def __init__(
+        self,
+        config: DownlinkConfig,
+        *,
+        dpi: int = 80,
+        sinr_map: Gain | None = None,
+        colour: Literal["server", "rate"] = "server",
+    ) -> None:
         self.config = config
+        self._gain, self._by_rate = sinr_map, colour == "rate"
+        self._crowd = config.num_users > _MANY_USERS
+        self._rate_unit = config.rate_ref / 1e6
         self._figure = Figure(figsize=_SIZE_IN, dpi=dpi, facecolor="white")
         self._canvas = cast(Any, FigureCanvasAgg(self._figure))  # partly untyped
         self._map = self._figure.add_axes((0.06, 0.07, 0.645, 0.86))
-        self._panel = self._figure.add_axes((0.735, 0.07, 0.25, 0.86))
         self._colours = [_colour(u) for u in range(config.num_uavs)]
+        self._sinr_colours = matplotlib.colormaps["viridis"]
+        self._rate_colours = matplotlib.colormaps["plasma_r"]
+        self._rate_norm = LogNorm(0.05 * self._rate_unit, 5.0 * self._rate_unit, clip=True)
         self._draw_ground()
-        self._moving = self._add_map_artists() + self._add_panel_artists()
+        self._moving = self._add_map_artists()
+        rates = [tick(share * self._rate_unit) for share in (0.15, 0.45, 1.5, 4.5)]
+        self._panel = Panel(
+            self._figure.add_axes((0.735, 0.07, 0.25, 0.86)),
+            config,
+            self._colours,
+            dots=[] if self._crowd else list(zip(rates, self._dot_sizes(np.array(rates)).tolist(), strict=True)),
+            key=self._colour_key(rates),
+        )
+        self._moving += self._panel.artists
         for artist in self._moving:
             artist.set_animated(True)
         self._canvas.draw()
@@ -130,8 +181,12 @@ class TopView:
 
     def draw(self, scene: Scene) -> NDArray[np.uint8]:
         """``[H, W, 3]`` uint8."""
-        self._update_map(scene)
-        self._update_panel(scene)
+        now = scene.track[-1]
+        heights = now[:, 2] if now.shape[1] == 3 else None
+        self._update_ground(scene)
+        self._update_uavs(scene, heights)
+        self._update_users(scene)
+        self._panel.update(serving=scene.serving, rates_mbps=scene.rates_mbps, power_w=scene.power_w, height_m=heights)
         self._canvas.restore_region(self._background)
         for artist in self._moving:
             self._figure.draw_artist(artist)
@@ -145,129 +200,149 @@ class TopView:
         side, axes = self.config.area_m, self._map
         axes.set(xlim=(-0.03 * side, 1.03 * side), ylim=(-0.06 * side, side), aspect="equal")
         axes.axis("off")
-        axes.add_patch(Rectangle((0, 0), side, side, facecolor=_GROUND, edgecolor=_FAINT, clip_on=False, zorder=0))
+        axes.add_patch(Rectangle((0, 0), side, side, facecolor=_GROUND, edgecolor=FAINT, clip_on=False, zorder=0))
         for line in np.linspace(0, side, 6)[1:-1]:
             axes.plot([line, line], [0, side], color="white", linewidth=1.2, zorder=0)
             axes.plot([0, side], [line, line], color="white", linewidth=1.2, zorder=0)
         length = _round_length(side / 5)
-        axes.plot([0, length], [-0.035 * side] * 2, color=_INK, linewidth=2.5, solid_capstyle="butt")
+        axes.plot([0, length], [-0.035 * side] * 2, color=INK, linewidth=2.5, solid_capstyle="butt")
         label = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
-        axes.text(length + 0.015 * side, -0.035 * side, label, va="center", color=_INK, fontsize=9)
-        self._panel.set(xlim=(0, 1), ylim=(0, 1))
-        self._panel.axis("off")
+        axes.text(length + 0.015 * side, -0.035 * side, label, va="center", color=INK, fontsize=9)
 
     def _add_map_artists(self) -> list[Artist]:
-        axes = self._map
-        self._title = axes.set_title("", fontsize=11, color=_INK, loc="left")
+        axes, faces, side = self._map, self._colours, self.config.area_m
+        few = self.config.num_uavs <= _MANY_UAVS
+        moving: list[Artist] = [axes.set_title("", fontsize=11, color=INK, loc="left")]
+        self._title = cast(Any, moving[0])
+        if self._gain is not None:
+            self._heat = axes.imshow(
+                np.zeros((2, 2)),
+                extent=(0, side, 0, side),
+                origin="lower",
+                cmap=self._sinr_colours,
+                norm=Normalize(*_SINR_DB, clip=True),
+                interpolation="bilinear",
+                zorder=1,
+            )
+            axes.set(xlim=(-0.03 * side, 1.03 * side), ylim=(-0.06 * side, side))
+            moving.append(self._heat)
         self._links = LineCollection([], linewidths=1.0, alpha=0.35, zorder=2)
-        self._tracks = LineCollection([], linewidths=2.0, zorder=3, capstyle="butt")
+        self._tracks = LineCollection([], linewidths=2.0 if few else 1.4, zorder=3, capstyle="butt")
         axes.add_collection(self._links)
         axes.add_collection(self._tracks)
-        faces = self._colours
-        self._starts = axes.scatter([], [], s=34, clip_on=False, facecolors="white", linewidths=1.6, zorder=4)
-        self._users = axes.scatter([], [], clip_on=False, edgecolors="white", linewidths=0.7, zorder=5)
-        self._halo = axes.scatter([], [], s=420, clip_on=False, facecolors="white", linewidths=1.8, zorder=6)
-        self._uavs = axes.scatter([], [], s=230, clip_on=False, marker=_quadcopter(), zorder=7)
-        self._starts.set_edgecolor(faces)
+        # Over a map, which shows by itself who is served by whom, only what is white reads well.
+        rim = "white" if self._gain is None else INK
+        edge: dict[str, Any] = {"edgecolors": rim, "linewidths": 0.25 if self._crowd else 0.7}
+        self._starts = axes.scatter([], [], s=34 if few else 14, clip_on=False, facecolors="white", linewidths=1.6)
+        self._users = axes.scatter([], [], clip_on=False, zorder=5, **edge)
+        self._unserved = axes.scatter(
+            [],
+            [],
+            s=12 if self._crowd else 38,
+            clip_on=False,
+            marker="x",
+            color=INK if self._gain is None else "white",
+            linewidths=1.2 if self._crowd else 1.8,
+            zorder=5,
+        )
+        self._halo = axes.scatter(
+            [], [], s=420 if few else 210, clip_on=False, facecolors="white", linewidths=1.8, zorder=6
+        )
+        self._uavs = axes.scatter([], [], s=230 if few else 100, clip_on=False, marker=quadcopter(), zorder=7)
+        self._starts.set(edgecolor=faces, zorder=4)
         self._halo.set_edgecolor(faces)
         self._uavs.set(facecolors=faces, edgecolors=faces)
+        plate = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.8}
+        self._labels = [
+            axes.text(0, 0, "", color=INK, weight="bold", ha="center", va="top", zorder=8, bbox=plate) for _ in faces
+        ]
+        for label in self._labels:
+            label.set_fontsize(8.5 if few else 7.5)
         return [
-            self._title,
+            *moving,
             self._links,
             self._tracks,
             self._starts,
             self._users,
+            self._unserved,
             self._halo,
             self._uavs,
+            *self._labels,
         ]
 
-    def _add_panel_artists(self) -> list[Artist]:
-        """Legend with live numbers: a row a UAV, then the users' totals and the key of the dots' sizes."""
-        panel, moving = self._panel, []
-        shown = min(self.config.num_uavs, 7)
-        self._rows: list[tuple[Any, Any]] = []
-        for u in range(shown):
-            y = 0.955 - 0.088 * u
-            panel.scatter([0.06], [y - 0.012], s=110, marker=_quadcopter(), color=self._colours[u])
-            panel.text(0.16, y, f"uav_{u}", fontsize=9.5, color=_INK, weight="bold", va="center")
-            numbers = panel.text(0.16, y - 0.033, "", fontsize=8.5, color=_INK, va="center")
-            panel.add_patch(Rectangle((0.62, y - 0.009), 0.36, 0.018, facecolor="#e4e8ec"))
-            bar = panel.add_patch(Rectangle((0.62, y - 0.009), 0.0, 0.018, facecolor=self._colours[u]))
-            self._rows.append((numbers, bar))
-            moving += [numbers, bar]
-        bottom = 0.955 - 0.088 * shown
-        if shown < self.config.num_uavs:
-            panel.text(0.16, bottom + 0.02, f"and {self.config.num_uavs - shown} more", fontsize=8.5, color=_FAINT)
-        panel.text(0.62, 0.985, "transmit power", fontsize=7.5, color=_FAINT, va="bottom")
-        self._totals = panel.text(0.02, min(bottom, 0.52), "", fontsize=9.5, color=_INK, va="top", linespacing=1.55)
-        panel.text(0.02, 0.09, "user's rate, Mb/s", fontsize=8, color=_FAINT)
-        for x, rate in zip((0.07, 0.32, 0.6, 0.86), (0.1, 0.3, 1.0, 3.0), strict=True):
-            panel.scatter([x], [0.055], s=_dot_size(np.array([rate])), color=_FAINT, edgecolors="white")
-            panel.text(x, 0.005, f"{rate:g}", fontsize=8, color=_FAINT, ha="center")
-        return [*moving, self._totals]
-
-    def _update_map(self, scene: Scene) -> None:
-        now, served = scene.track[-1], scene.serving >= 0
+    def _update_ground(self, scene: Scene) -> None:
         self._title.set_text(scene.title)
-        owner = scene.serving[served]
-        self._links.set_segments(list(np.stack((now[owner], scene.users[served]), axis=1)))
-        self._links.set_colors([self._colours[u] for u in owner])
-        steps = np.stack((scene.track[:-1], scene.track[1:]), axis=2)  # [n - 1, U, 2 ends, 2]
+        if self._gain is not None:
+            self._heat.set_data(ground_sinr_db(self.config, self._gain, scene.track[-1], scene.power_w))
+
+    def _update_uavs(self, scene: Scene, heights: Array | None) -> None:
+        path = scene.track[..., :2]
+        steps = np.stack((path[:-1], path[1:]), axis=2)  # [n - 1, U, 2 ends, 2]
         self._tracks.set_segments(list(steps.reshape(-1, 2, 2)))
         # The further back, the fainter: direction shows without arrows.
         strength = np.linspace(0.25, 1.0, len(steps)) if len(steps) else np.empty(0)
-        rgb = np.array([to_rgb(colour) for colour in self._colours])
+        rgb = np.array([to_rgb(colour if self._gain is None else "white") for colour in self._colours])
         rgba = np.empty((len(steps), len(rgb), 4))
         rgba[..., :3], rgba[..., 3] = rgb, strength[:, None]
         self._tracks.set_colors([(r, g, b, a) for r, g, b, a in rgba.reshape(-1, 4).tolist()])
-        self._starts.set_offsets(scene.track[0])
-        self._halo.set_offsets(now)
-        self._uavs.set_offsets(now)
-        self._users.set_offsets(scene.users)
-        self._users.set_sizes(_dot_size(scene.rates_mbps))
-        self._users.set_facecolor([self._colours[u] if u >= 0 else _FAINT for u in scene.serving])
+        self._starts.set_offsets(path[0])
+        self._halo.set_offsets(path[-1])
+        self._uavs.set_offsets(path[-1])
+        numbered = self.config.num_uavs > _MANY_UAVS
+        for u, label in enumerate(self._labels):
+            words = [str(u)] if numbered else []
+            words += [f"{heights[u]:.0f} m"] if heights is not None else []
+            label.set_text(", ".join(words))
+            label.set_position((path[-1, u, 0], path[-1, u, 1] - (0.028 if numbered else 0.04) * self.config.area_m))
 
-    def _update_panel(self, scene: Scene) -> None:
-        for u, (numbers, bar) in enumerate(self._rows):
-            mine = scene.serving == u
-            rate, count = scene.rates_mbps[mine].sum(), int(mine.sum())
-            numbers.set_text(f"{count} user{'' if count == 1 else 's'}, {rate:.2f} Mb/s")
-            bar.set_width(0.36 * float(scene.power_w[u]) / self.config.p_max_w)
-        rates = scene.rates_mbps
-        square = float(np.square(rates).sum())
-        jain = float(rates.sum()) ** 2 / (len(rates) * square) if square > 0 else 0.0
-        self._totals.set_text(
-            "users' rates, Mb/s\n"
-            f"sum   {rates.sum():.2f}\n"
-            f"mean ± std   {rates.mean():.2f} ± {rates.std():.2f}\n"
-            f"5th percentile   {np.percentile(rates, 5):.2f}\n"
-            f"Jain's index   {jain:.2f}"
-        )
+    def _update_users(self, scene: Scene) -> None:
+        served = scene.serving >= 0
+        owner, users, rates = scene.serving[served], scene.users[served, :2], scene.rates_mbps[served]
+        if not self._crowd:
+            self._links.set_segments(list(np.stack((scene.track[-1][owner, :2], users), axis=1)))
+            self._links.set_colors([self._colours[u] for u in owner] if self._gain is None else "white")
+        self._users.set_offsets(users.reshape(-1, 2))
+        self._users.set_sizes(self._dot_sizes(rates))
+        if self._by_rate:
+            self._users.set_facecolor(self._rate_colours(self._rate_norm(rates)))
+        elif self._gain is not None:
+            self._users.set_facecolor("white")
+        else:
+            self._users.set_facecolor([self._colours[u] for u in owner])
+        self._unserved.set_offsets(scene.users[~served, :2].reshape(-1, 2))
+
+    def _dot_sizes(self, rates_mbps: Array) -> Array:
+        """Marker areas in points^2; grow with the square root, so that starved users stay visible."""
+        if self._crowd:
+            return np.full(rates_mbps.shape, 13.0)
+        size: Array = 22.0 + 80.0 * np.sqrt(np.clip(rates_mbps / self._rate_unit, 0.0, 6.0))
+        return size
+
+    def _colour_key(self, rates: Sequence[float]) -> ColourKey | None:
+        if self._by_rate:
+            return ColourKey("user's rate, Mb/s", self._rate_colours, self._rate_norm, rates)
+        if self._gain is not None:
+            return ColourKey(
+                "SINR from the best UAV, dB", self._sinr_colours, Normalize(*_SINR_DB), (-10, 0, 10, 20, 30)
+            )
+        return None
 
 
-def _dot_size(rates_mbps: Array) -> Array:
-    """Marker area in points^2; grows with the square root, so that starved users stay visible."""
-    size: Array = 22.0 + 95.0 * np.sqrt(np.clip(rates_mbps, 0.0, 4.0))
-    return size
-
-
-def _quadcopter() -> Path:
-    """Four rotors on crossed arms."""
-    rotor = Path.circle(radius=0.34)
-    rim = np.asarray(rotor.vertices, dtype=float)
-    rotors = [Path(rim + np.array((x, y)), rotor.codes) for x in (-0.62, 0.62) for y in (-0.62, 0.62)]
-    near, far = 0.62 - 0.12, 0.62 + 0.12
-    arm = np.array([(-far, -near), (-near, -far), (far, near), (near, far)])
-    codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
-    # The mirrored arm is listed backwards: equal turning keeps the overlaps filled.
-    arms = [Path(np.vstack((shape, shape[:1])), codes) for shape in (arm, (arm * (1, -1))[::-1])]
-    return Path.make_compound_path(*rotors, *arms)
+def _scene(moment: Moment, track: Array, title: str) -> Scene:
+    return Scene(
+        track=track,
+        users=moment.users,
+        serving=moment.serving,
+        rates_mbps=moment.rates_bps / 1e6,
+        power_w=moment.power_w,
+        title=title,
+    )
 
 
 def _colour(u: int) -> str:
     if u < len(_COLOURS):
         return _COLOURS[u]
-    return matplotlib.colors.to_hex(matplotlib.colormaps["tab20"]((u - len(_COLOURS)) % 20))
+    return to_hex(matplotlib.colormaps["tab20"]((u - len(_COLOURS)) % 20))
 
 
 def _round_length(limit: float) -> float:

@@ -1,31 +1,47 @@
 """The batched simulator: one block of environments, pure array code.
 
-A block of about 64 environments keeps its temporaries in the cache, which is faster than one batch of a
-thousand (``E`` here is the block's size). The vector environment runs several, the PettingZoo view one of
-size 1.
+``E`` here is the block's size. The vector environment runs as many blocks as keep the temporaries of one step in the
+cache, the PettingZoo view one of size 1.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from marl_tr.envs.uav.channel import ENVIRONMENTS, power_gain
+from marl_tr.envs.uav.actions import Command, action_spaces, checked, decode
+from marl_tr.envs.uav.association import nearest_users
 from marl_tr.envs.uav.config import DownlinkConfig
-from marl_tr.envs.uav.energy import HOVER_POWER_W, propulsion_power
+from marl_tr.envs.uav.energy import climb_power, propulsion_power
+from marl_tr.envs.uav.fairness import fairness
+from marl_tr.envs.uav.flight import advance, collisions, limit_speed, limit_turn
+from marl_tr.envs.uav.flight_config import DepotStarts, UniformStarts
 from marl_tr.envs.uav.layout import draw_starts, draw_users
-from marl_tr.envs.uav.radio import Links, serve
+from marl_tr.envs.uav.mobility import make_mobility
+from marl_tr.envs.uav.propagation import make_channel
+from marl_tr.envs.uav.radio import Links, with_rates
+from marl_tr.envs.uav.reward import Objectives, reward, utility
+from marl_tr.envs.uav.traffic import make_traffic
+from marl_tr.envs.uav.transmission import transmit
+from marl_tr.envs.uav.utility import outage_share, rate_deviation
+from marl_tr.philox import uniform
 
-__all__ = ["Outcome", "Simulator", "closest_approach_sq", "fairness"]
+__all__ = ["Outcome", "Simulator"]
 
 Array = NDArray[Any]
 
-_PLACES = ("position", "velocity", "power", "users")
+# What a draw is for; part of the random streams' coordinates, so a number here never changes its meaning.
+_ALTITUDES, _CHARGES = 60, 61
+
+_PLACES = ("position", "velocity", "heading", "power", "battery", "alive")
 _RADIO = ("serving", "sinr", "rates", "mean_rates", "load", "uav_rates", "levels")
+_PARTS = ("channel", "mobility", "traffic")
+"""What keeps a state of its own."""
 _ARRAYS = (*_PLACES, *_RADIO, "slot", "episode")
 
 
@@ -35,17 +51,37 @@ class Outcome:
 
     Attributes:
         reward: ``[E, U]``.
-        collision: ``[E, U]`` bool, came closer than the least separation to another UAV within the slot.
-        out: ``[E, U]`` bool, was stopped by the border.
+        flew: ``[E, U]`` bool, took part in the slot.
+        flying: The same where some may not, else None.
+        terminated: ``[E, U]`` bool, ran out of energy in it, or met an end with all others in a collision.
         energy_j: ``[E, U]``, propulsion and radio electronics.
-        metrics: Named ``[E]`` arrays; rates in Mb/s.
+        objectives: The parts of the reward.
+        measures: Named ``[E]`` arrays; rates in Mb/s.
     """
 
     reward: Array
-    collision: Array
-    out: Array
+    flew: Array
+    flying: Array | None
+    terminated: Array
     energy_j: Array
-    metrics: dict[str, Array]
+    objectives: Objectives
+    measures: dict[str, Array]
+
+    @property
+    def metrics(self) -> dict[str, Array]:
+        """`measures`, and the mean of each objective over the UAVs that flew; named ``[E]`` arrays."""
+        means = self.objectives.means(self.measures["collisions"], self.measures["out_of_bounds"], flying=self.flying)
+        return {**self.measures, **{f"objective_{name}": mean for name, mean in means.items()}}
+
+    @property
+    def collision(self) -> Array:
+        """``[E, U]`` bool, came closer than the least separation to another UAV within the slot."""
+        return self.objectives.collision
+
+    @property
+    def out(self) -> Array:
+        """``[E, U]`` bool, was stopped by the border or a limit of altitude."""
+        return self.objectives.out
 
 
 class Simulator:
@@ -54,12 +90,18 @@ class Simulator:
     Before an episode's first slot nothing has been sent: powers, loads, rates and SINRs are 0, `serving` -1.
 
     Attributes:
-        position: ``[E, U, 2]``, in m.
-        velocity: ``[E, U, 2]``, as flown in the last slot, in m/s.
-        power: ``[E, U]``, transmit power of the last slot, in W.
-        users: ``[E, G, 2]``, in m.
-        serving: ``[E, G]``, index of the serving UAV.
-        sinr: ``[E, G]``, linear.
+        actions: Space of each leaf of a UAV's action.
+        position: ``[E, U, 3]``, in m.
+        velocity: ``[E, U, 3]``, as flown in the last slot, in m/s.
+        heading: ``[E, U]``, as commanded and reached in the last slot, in rad; along x at first.
+        power: ``[E, U]``, as sent in the last slot, in W.
+        battery: ``[E, U]``, energy left, in J; infinite without batteries.
+        alive: ``[E, U]`` bool, takes part in the next slot. The others lie on the ground and are silent.
+        channel: The links' gains, and what was drawn for them.
+        mobility: The users' places, and how they move.
+        traffic: What users ask for.
+        serving: ``[E, G]``, index of the serving UAV, -1 for nobody.
+        sinr: ``[E, G]``, linear; 0 of users who are not sent to.
         rates: ``[E, G]``, in b/s.
         mean_rates: ``[E, G]``, mean over the episode's slots so far, in b/s.
         load: ``[E, U]``, users served.
@@ -76,13 +118,30 @@ class Simulator:
         self.num_envs = num_envs
         self.dtype = np.dtype(dtype)
         self.seed = 0
-        self._stream = np.arange(env_offset, env_offset + num_envs)
-        self._channel = ENVIRONMENTS[config.environment]
+        self.stream = np.arange(env_offset, env_offset + num_envs)
+        self.actions = action_spaces(config)
         e, u, g = num_envs, config.num_uavs, config.num_users
-        self.position = np.zeros((e, u, 2), dtype)
-        self.velocity = np.zeros((e, u, 2), dtype)
+        self.channel = make_channel(
+            config.channel, carrier_hz=config.carrier_hz, num_envs=e, num_uavs=u, num_users=g, dtype=dtype
+        )
+        self.mobility = make_mobility(
+            config.mobility,
+            area_m=config.area_m,
+            slot_s=config.slot_s,
+            horizon=config.horizon,
+            num_envs=e,
+            num_users=g,
+            dtype=dtype,
+        )
+        self.position = np.zeros((e, u, 3), dtype)
+        self.velocity = np.zeros((e, u, 3), dtype)
+        self.heading = np.zeros((e, u), dtype)
         self.power = np.zeros((e, u), dtype)
-        self.users = np.zeros((e, g, 2), dtype)
+        self.battery = np.full((e, u), np.inf, dtype)
+        self.alive = np.ones((e, u), bool)
+        self.traffic = make_traffic(
+            config.traffic, num_envs=e, num_users=g, slot_s=config.slot_s, horizon=config.horizon, dtype=dtype
+        )
         self.serving = np.full((e, g), -1, np.intp)
         self.sinr = np.zeros((e, g), dtype)
         self.rates = np.zeros((e, g), dtype)
@@ -92,6 +151,22 @@ class Simulator:
         self.levels = np.zeros((e, u, u), dtype)
         self.slot = np.zeros(e, np.int64)
         self.episode = np.zeros(e, np.int64)
+
+    @property
+    def users(self) -> Array:
+        """``[E, G, 2]``, where the users are, in m."""
+        return self.mobility.position
+
+    @property
+    def moment(self) -> Array:
+        """``[E]`` int64, number of the present moment, different for every slot of every episode."""
+        return self.episode * (self.config.horizon + 1) + self.slot
+
+    @property
+    def over(self) -> Array:
+        """``[E]`` bool, the episode has come to its horizon, or nobody flies any more."""
+        over: Array = self.slot >= self.config.horizon
+        return over if self.config.fixed_length else over | ~self.alive.any(axis=1)
 
     def reset(self, seed: int, episode: int = 0) -> None:
         """Begin episode number `episode` of `seed` in every environment.
@@ -109,74 +184,96 @@ class Simulator:
         self._begin(rows)
 
     def _begin(self, rows: Array) -> None:
-        stream, episode = self._stream[rows], self.episode[rows]
-        self.position[rows] = draw_starts(self.config, self.seed, stream, episode)
-        self.users[rows] = draw_users(self.config, self.seed, stream, episode)
-        for array in (self.velocity, self.power, self.sinr, self.rates, self.mean_rates, self.load):
+        config, stream, episode = self.config, self.stream[rows], self.episode[rows]
+        of: dict[str, Any] = {"seed": self.seed, "stream": stream, "episode": episode}
+        self.position[rows, :, 2] = config.altitude_m
+        if isinstance(config.starts, DepotStarts):
+            of_depot: dict[str, Any] = {"kind": "depot", "spacing_m": config.starts.spacing_m}
+            self.position[rows, :, :2] = draw_starts(config, **of, **of_depot)
+        else:
+            self.position[rows, :, :2] = draw_starts(config, **of)
+        if config.flight.dimensions == 3 and isinstance(config.starts, UniformStarts):
+            low, high = config.altitudes_m
+            self.position[rows, :, 2] = low + (high - low) * self._draw(_ALTITUDES, rows)
+        if config.battery is not None:
+            least = config.battery.least_charge
+            charge = 1.0 if least == 1 else least + (1 - least) * self._draw(_CHARGES, rows)
+            self.battery[rows] = config.battery.capacity_j * charge
+        self.mobility.begin(rows, draw_users(config, **of, centres=config.hotspot_centres), **of)
+        self.channel.begin(rows, **of)
+        self.traffic.begin(rows, **of)
+        for array in (self.velocity, self.heading, self.power, self.sinr, self.rates, self.mean_rates, self.load):
             array[rows] = 0
         self.uav_rates[rows] = 0
         self.levels[rows] = 0
         self.serving[rows] = -1
+        self.alive[rows] = True
         self.slot[rows] = 0
 
-    def step(self, actions: Array) -> Outcome:
+    def _draw(self, purpose: int, rows: Array) -> Array:
+        """``[E, U]`` uniform, for the beginning of an episode."""
+        count = self.config.num_uavs
+        return uniform(self.seed, self.stream[rows], purpose=purpose, step=self.episode[rows], count=count)
+
+    def step(self, actions: Mapping[str, Array] | Array) -> Outcome:
         """Fly one slot, then serve the users from where the UAVs are.
 
         Args:
-            actions: ``[E, U, 3]`` in ``[-1, 1]`` (clipped): speed from hover to `v_max`, heading over pi,
-                transmit power from 0.001 `p_max` to `p_max`.
+            actions: ``{leaf: [E, U, ...]}``, see `marl_tr.envs.uav.actions`; an array is the leaf ``action``.
 
         Raises:
-            ValueError: An action is not finite.
+            ValueError: An action has the wrong shape, is not finite or not among the choices.
         """
         config = self.config
-        before = self.position
-        out = self._fly(self._checked(actions))
-        closest = closest_approach_sq(before, self.position)
-        collision: Array = np.any(closest < config.min_separation_m**2, axis=2)
-        self.transmit()
-        self.slot += 1
-        self.mean_rates += (self.rates - self.mean_rates) / self.slot[:, None].astype(self.dtype)
-
-        propulsion = propulsion_power(np.square(self.velocity).sum(axis=2))
-        energy = (propulsion + config.comm_power_w) * config.slot_s
-        metrics = fairness(self.rates)
-        reward = self._reward(metrics["std_rate_mbps"], collision, out, propulsion)
-        metrics["mean_sinr_db"] = (10.0 * np.log10(self.sinr)).mean(axis=1)
-        metrics["collisions"] = collision.sum(axis=1).astype(self.dtype)
-        metrics["out_of_bounds"] = out.sum(axis=1).astype(self.dtype)
-        metrics["energy_j"] = energy.sum(axis=1)
-        return Outcome(reward, collision, out, energy, metrics)
-
-    def transmit(self) -> Links:
-        """Serve the users from the present positions at the present powers; sets what the radio decides."""
-        config = self.config
-        dx = self.users[:, None, :, 0] - self.position[:, :, 0, None]
-        dy = self.users[:, None, :, 1] - self.position[:, :, 1, None]
-        dx *= dx
-        dy *= dy
-        dx += dy
-        gain = power_gain(
-            dx,
-            config.altitude_m,
-            constants=self._channel,
-            carrier_hz=config.carrier_hz,
-            averaging=config.averaging,
+        leaves = actions if isinstance(actions, Mapping) else {"action": actions}
+        command = decode(config, checked(self.actions, leaves, stream=self.stream, dtype=self.dtype))
+        chosen = self._chosen(command)
+        flew = self.alive
+        flying = None if config.battery is None else flew
+        before, dimensions = self.position, config.flight.dimensions
+        out = self._fly(command)
+        collision = collisions(
+            before[..., :dimensions],
+            self.position[..., :dimensions],
+            separation_m=config.min_separation_m,
+            flying=flying,
         )
-        links = serve(
-            gain,
-            self.power,
-            noise_w=config.noise_w,
-            bandwidth_hz=config.bandwidth_hz,
-            resources=config.resources,
-        )
+        self.slot = self.slot + 1
+        draw: dict[str, Any] = {"seed": self.seed, "stream": self.stream, "moment": self.moment}
+        self.mobility.move(**draw)
+        gain = self.channel.gain(self.position, self.users, **draw)
+        sent = transmit(config, gain, command, position=self.position, users=self.users, chosen=chosen, flying=flying)
+        links, served = self._deliver(sent.links, draw)
+        self.power = sent.power
         self.serving, self.sinr, self.rates = links.serving, links.sinr, links.rates
         self.load, self.uav_rates, self.levels = links.load, links.uav_rates, links.levels
-        return links
+        self.mean_rates += (self.rates - self.mean_rates) / self.slot[:, None].astype(self.dtype)
+
+        propulsion, energy, terminated = self._spend()
+        if config.flight.terminate_on_collision:
+            terminated = terminated | (collision.any(axis=1, keepdims=True) & flew)
+            self.alive = self.alive & ~terminated
+        metrics = fairness(self.rates)
+        parts = Objectives(
+            utility=utility(config, links),
+            deviation=self._deviation(metrics, flying),
+            collision=collision,
+            out=out,
+            propulsion_w=propulsion,
+        )
+        metrics["mean_sinr_db"] = self._mean_sinr_db()
+        # The ufunc itself rather than its method: at a batch of one, calls are what a step costs.
+        count = np.add.reduce
+        hits, stops = count(collision, axis=1, dtype=self.dtype), count(out, axis=1, dtype=self.dtype)
+        metrics |= {"collisions": hits, "out_of_bounds": stops, "energy_j": count(energy, axis=1)}
+        metrics |= served | self._shares(flew)
+        return Outcome(reward(config, parts, flying=flying), flew, flying, terminated, energy, parts, metrics)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on; arrays are copies."""
         state: dict[str, Any] = {name: getattr(self, name).copy() for name in _ARRAYS}
+        for name in _PARTS:
+            state[name] = getattr(self, name).state_dict()
         return {**state, "seed": self.seed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -190,98 +287,110 @@ class Simulator:
             if mine.shape != theirs.shape:
                 raise ValueError(f"{name}: shape {theirs.shape} does not fit a simulator with {mine.shape}")
             setattr(self, name, theirs.astype(mine.dtype))
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(state[name])
         self.seed = int(state["seed"])
 
-    def _checked(self, actions: Array) -> Array:
-        if not np.isfinite(actions).all():
-            env, uav = (int(i[0]) for i in np.nonzero(~np.isfinite(actions).all(axis=2)))
-            raise ValueError(
-                f"action of uav_{uav} in environment {self._stream[env]} is not finite: {actions[env, uav]}"
-            )
-        return np.clip(actions, -1.0, 1.0).astype(self.dtype, copy=False)
-
-    def _fly(self, actions: Array) -> Array:
-        """Set power, velocity and position from actions in [-1, 1]; returns ``out [E, U]``."""
-        config = self.config
-        self.power = np.maximum((actions[..., 2] + 1.0) * (0.5 * config.p_max_w), 1e-3 * config.p_max_w)
-        length = (actions[..., 0] + 1.0) * (0.5 * config.v_max * config.slot_s)
-        heading = actions[..., 1] * math.pi
-        target = np.empty_like(self.position)
-        target[..., 0] = length * np.cos(heading)
-        target[..., 1] = length * np.sin(heading)
-        target += self.position
-        position = np.clip(target, 0.0, config.area_m)
-        out: Array = (position != target).any(axis=2)
+    def _fly(self, command: Command) -> Array:
+        """Set velocity, heading and position; returns ``out [E, U]``."""
+        config, flight = self.config, self.config.flight
+        speed, heading = command.speed, command.heading
+        if flight.accel_max_m_s2 is not None:
+            flown = np.sqrt(np.square(self.velocity).sum(axis=2))
+            speed = limit_speed(speed, flown, accel_max=flight.accel_max_m_s2, dt=config.slot_s)
+        if flight.yaw_rate_max_deg_s is not None:
+            rate = math.radians(flight.yaw_rate_max_deg_s)
+            heading = limit_turn(heading, self.heading, rate_max=rate, dt=config.slot_s)
+        if config.battery is not None:
+            speed = speed * self.alive
+        self.heading = heading.astype(self.dtype, copy=False)
+        position, out = advance(
+            self.position,
+            speed,
+            heading,
+            command.pitch,
+            dt=config.slot_s,
+            area_m=config.area_m,
+            altitudes=(flight.altitude_min_m, flight.altitude_max_m),
+        )
+        if config.battery is not None:
+            # Who lies on the ground stays there: below the lowest flight, which is no fault of its own.
+            position[..., 2] = np.where(self.alive, position[..., 2], 0.0)
+            out &= self.alive
         # As flown: a UAV that the border stops does not pay for, nor show, the speed that it asked for.
         self.velocity = (position - self.position) / config.slot_s
         self.position = position
         return out
 
-    def _reward(self, std_mbps: Array, collision: Array, out: Array, propulsion: Array) -> Array:
+    def _chosen(self, command: Command) -> Array | None:
+        """Users whom the sub-channels are for, among those nearest when the action was chosen; ``[E, U, K]``."""
+        if command.choice is None:
+            return None
+        nearest = nearest_users(self.position, self.users, self.config.channel_choices)
+        chosen = np.take_along_axis(nearest, np.maximum(command.choice, 0), axis=2)
+        return np.where(command.choice >= 0, chosen, -1)
+
+    def _deliver(self, links: Links, draw: dict[str, Any]) -> tuple[Links, dict[str, Array]]:
+        """The links at the rates that users make use of, and the traffic's metrics."""
+        if not self.config.queues:
+            return links, {}
+        served = self.traffic.serve(links.rates, **draw)
+        return with_rates(links, served.rates), served.metrics
+
+    def _deviation(self, metrics: dict[str, Array], flying: Array | None) -> Array:
+        """What the reward calls unequal, ``[E]``, over ``R_ref``."""
         config = self.config
-        per_uav = config.num_users / config.num_uavs * config.rate_ref
-        own = self.uav_rates / per_uav
-        own -= (config.lambda_sigma * 1e6 / config.rate_ref * std_mbps)[:, None]
-        own -= config.c_collision * collision.astype(self.dtype)
-        own -= config.c_out * out.astype(self.dtype)
-        if config.w_energy:
-            own -= config.w_energy / HOVER_POWER_W * propulsion
-        if config.rho:
-            own = (1 - config.rho) * own + config.rho * own.mean(axis=1, keepdims=True)
-        return own
+        if config.std_over == "users":
+            deviation = metrics["std_rate_mbps"]
+        else:
+            deviation = rate_deviation(
+                config.std_over,
+                rates=self.rates,
+                mean_rates=self.mean_rates,
+                uav_rates=self.uav_rates,
+                flying=flying,
+            )
+        return deviation * (1e6 / config.rate_ref)
 
+    def _mean_sinr_db(self) -> Array:
+        """``[E]``, over the users who are sent to; 0 where none is."""
+        if self.config.all_served:
+            decibel = 10.0 * np.log10(self.sinr)
+            count = np.asarray(self.config.num_users, self.dtype)
+        else:
+            heard = self.sinr > 0
+            decibel = 10.0 * np.log10(self.sinr, out=np.zeros_like(self.sinr), where=heard)
+            count = np.maximum(heard.sum(axis=1), 1).astype(self.dtype)
+        mean: Array = np.add.reduce(decibel, axis=1) / count
+        return mean
 
-def closest_approach_sq(before: Array, after: Array) -> Array:
-    """Least squared distance of each pair while both fly straight at constant speed.
+    def _shares(self, flew: Array) -> dict[str, Array]:
+        """Metrics that only some settings have."""
+        config = self.config
+        found: dict[str, Array] = {}
+        if not config.all_served:
+            found["unserved_users"] = (self.serving < 0).sum(axis=1).astype(self.dtype)
+        if config.battery is not None:
+            found["flying_uavs"] = flew.sum(axis=1).astype(self.dtype)
+        if config.outage_mbps is not None:
+            found["outage_share"] = outage_share(self.rates, threshold=1e6 * config.outage_mbps)
+        return found
 
-    Looking at end points alone would let two UAVs swap places unharmed.
-
-    Args:
-        before: Positions at the slot's start, ``[E, U, 2]``, in m.
-        after: Positions at its end.
-
-    Returns:
-        ``[E, U, U]``, in m^2; infinite on the diagonal.
-    """
-    dx = before[:, :, None, 0] - before[:, None, :, 0]
-    dy = before[:, :, None, 1] - before[:, None, :, 1]
-    move = after - before
-    wx = move[:, :, None, 0] - move[:, None, :, 0]
-    wy = move[:, :, None, 1] - move[:, None, :, 1]
-    speed = wx * wx + wy * wy
-    # The tiny floor stands for "no relative motion"; the moment is then 0 whatever the distance.
-    moment = np.clip(-(dx * wx + dy * wy) / np.maximum(speed, 1e-12), 0.0, 1.0)
-    dx += moment * wx
-    dy += moment * wy
-    closest: Array = dx * dx + dy * dy
-    diagonal = np.arange(closest.shape[1])
-    closest[:, diagonal, diagonal] = np.inf
-    return closest
-
-
-def fairness(rates: Array) -> dict[str, Array]:
-    """How the users' rates are spread.
-
-    Args:
-        rates: ``[E, G]``, in b/s.
-
-    Returns:
-        ``[E]`` arrays: sum, mean, population standard deviation, 5th percentile (linear interpolation) and
-        least rate in Mb/s, and Jain's index ``(sum R)^2 / (G sum R^2)``.
-    """
-    mbps = np.sort(rates, axis=1) * 1e-6
-    users = rates.shape[1]
-    total = mbps.sum(axis=1)
-    mean = total / users
-    deviation = mbps - mean[:, None]
-    at = 0.05 * (users - 1)
-    low = math.floor(at)
-    high = min(low + 1, users - 1)
-    return {
-        "throughput_mbps": total,
-        "mean_rate_mbps": mean,
-        "std_rate_mbps": np.sqrt(np.square(deviation).mean(axis=1)),
-        "p5_rate_mbps": mbps[:, low] + (at - low) * (mbps[:, high] - mbps[:, low]),
-        "min_rate_mbps": mbps[:, 0],
-        "jain": total * mean / np.square(mbps).sum(axis=1),
-    }
+    def _spend(self) -> tuple[Array, Array, Array]:
+        """Energy of the slot, ``[E, U]``: propulsion power (W), energy (J), and who ran out of it."""
+        config = self.config
+        vx, vy = self.velocity[..., 0], self.velocity[..., 1]
+        propulsion = propulsion_power(vx * vx + vy * vy)
+        if config.flight.dimensions == 3:
+            propulsion += climb_power(self.velocity[..., 2])
+        energy = (propulsion + config.comm_power_w) * config.slot_s
+        if config.battery is None:
+            return propulsion, energy, np.zeros_like(self.alive)
+        propulsion *= self.alive
+        energy = np.minimum(energy * self.alive, self.battery)
+        self.battery = self.battery - energy
+        empty = self.alive & (self.battery <= 0)
+        self.alive = self.alive & ~empty
+        self.position[..., 2][empty] = 0.0
+        self.velocity[empty] = 0.0
+        return propulsion, energy, empty

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,11 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from marl_tr.envs.uav.actions import action_spaces
 from marl_tr.envs.uav.config import DownlinkConfig
+from marl_tr.envs.uav.export import tables
 from marl_tr.envs.uav.observation import (
+    View,
     observation_shapes,
     observation_size,
     observe,
@@ -20,17 +24,29 @@ from marl_tr.envs.uav.observation import (
     state_shapes,
     write_state,
 )
-from marl_tr.envs.uav.references import GROUP, references
-from marl_tr.envs.uav.render import TopView, flight, scene
+from marl_tr.envs.uav.recording import GROUP
+from marl_tr.envs.uav.references import references
+from marl_tr.envs.uav.render import TopView, pictures, scene
 from marl_tr.envs.uav.simulator import Outcome, Simulator
-from marl_tr.vector.contract import Actions, EnvSpec, GroupSpec, GroupStep, Reference, Step, Trajectory
+from marl_tr.vector.contract import (
+    Actions,
+    EnvSpec,
+    GroupSpec,
+    GroupStep,
+    Leaves,
+    Reference,
+    Step,
+    Table,
+    Trajectory,
+)
 
-__all__ = ["BLOCK", "DownlinkVectorEnv", "make"]
+__all__ = ["DownlinkVectorEnv", "make"]
 
 Array = NDArray[Any]
 
-BLOCK = 64
-"""Environments a simulator: as many as keep the temporaries of one step in the cache."""
+_LINKS = 2**17
+"""Links (environments times UAVs times users) of a simulator at most: beyond, temporaries leave the cache, and the
+memory that they take grows, while the time that NumPy's calls take besides their work is already small."""
 
 
 def make(*, num_envs: int = 1, env_offset: int = 0, **config: Any) -> DownlinkVectorEnv:
@@ -61,8 +77,7 @@ class DownlinkVectorEnv:
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
         self.config = config
-        firsts = range(0, num_envs, BLOCK)
-        self._rows = [slice(first, min(first + BLOCK, num_envs)) for first in firsts]
+        self._rows = _blocks(num_envs, config.num_uavs * config.num_users)
         self._blocks = [
             Simulator(config, rows.stop - rows.start, env_offset=env_offset + rows.start) for rows in self._rows
         ]
@@ -79,14 +94,14 @@ class DownlinkVectorEnv:
                 name: spaces.Box(-np.inf, np.inf, shape, np.float32)
                 for name, shape in observation_shapes(config).items()
             },
-            action={"action": spaces.Box(-1.0, 1.0, (3,), np.float32)},
+            action=action_spaces(config),
         )
         self.spec = EnvSpec(
             id="uav/downlink-v0",
             num_envs=num_envs,
             groups=(group,),
             state=self._state_spaces,
-            horizon=config.horizon,
+            horizon=config.horizon if config.fixed_length else None,
             own_state=True,
         )
 
@@ -101,42 +116,43 @@ class DownlinkVectorEnv:
             block.reset(seed)
             _write(block, out, rows)
         self._record()
-        reward = np.zeros((self.spec.num_envs, self.config.num_uavs), np.float32)
-        return self._assemble(out, reward, np.zeros(self.spec.num_envs, bool))
+        shape = self.spec.num_envs, self.config.num_uavs
+        return self._assemble(out, np.zeros(shape, np.float32), np.zeros(shape, bool), np.zeros(shape[:1], bool))
 
     def step(self, actions: Actions) -> Step:
-        """Fly one slot in every environment; episodes end together with their last slot's step.
+        """Fly one slot in every environment; an episode ends with its last slot, or when nobody flies any more.
 
         Args:
-            actions: ``{"uav": {"action": [E, U, 3]}}``.
+            actions: ``{"uav": {leaf: [E, U, ...]}}``, see `marl_tr.envs.uav.actions`.
 
         Raises:
-            ValueError: The shape is wrong, or an action is not finite.
+            ValueError: A leaf is missing or has the wrong shape, or an action is not finite or not among the choices.
         """
-        chosen = np.asarray(actions[GROUP]["action"])
-        expected = (self.spec.num_envs, self.config.num_uavs, 3)
-        if chosen.shape != expected:
-            raise ValueError(f"actions of group {GROUP!r} have shape {chosen.shape}, expected {expected}")
+        chosen = self._checked(actions)
         out, final = self._empty(), None
-        reward = np.empty(expected[:2], np.float32)
-        ended = np.empty(expected[0], bool)
+        shape = self.spec.num_envs, self.config.num_uavs
+        reward = np.empty(shape, np.float32)
+        terminated = np.empty(shape, bool)
+        truncated = np.empty(shape, bool)
+        ended = np.empty(shape[:1], bool)
         outcomes: list[Outcome] = []
         for rows, block in zip(self._rows, self._blocks, strict=True):
-            outcomes.append(block.step(chosen[rows]))
-            reward[rows] = outcomes[-1].reward
-            ended[rows] = block.slot == self.config.horizon
+            outcome = block.step({leaf: values[rows] for leaf, values in chosen.items()})
+            outcomes.append(outcome)
+            reward[rows], terminated[rows], ended[rows] = outcome.reward, outcome.terminated, block.over
+            truncated[rows] = block.alive & ended[rows, None]
             if ended[rows].any():
                 final = final or self._empty()
-                _write(block, final, rows)
+                _write(block, final, rows, who=outcome.flew)
                 block.next_episode(np.flatnonzero(ended[rows]))
             _write(block, out, rows)
         self._record()
-        step = self._assemble(out, reward, ended)
+        step = self._assemble(out, reward, terminated, ended)
+        step.groups[GROUP].truncated = truncated
         if final is not None:
             step.groups[GROUP].final_observation = split_observation(self.config, final.observation)
             step.final_state = final.state
-        names = outcomes[0].metrics
-        step.metrics = {name: np.concatenate([outcome.metrics[name] for outcome in outcomes]) for name in names}
+        step.metrics = _joined([outcome.metrics for outcome in outcomes])
         return step
 
     def state_dict(self) -> dict[str, Any]:
@@ -157,8 +173,8 @@ class DownlinkVectorEnv:
         self._record()
 
     def references(self) -> Sequence[Reference]:
-        """Random, hover and k-means policies."""
-        return references(self.config)
+        """Random, hovering, k-means and searched policies, see `marl_tr.envs.uav.references`."""
+        return references(self.spec, self.config)
 
     def render(self) -> Array:
         """The first environment from above, with its tracks in this episode, ``[H, W, 3]`` uint8."""
@@ -166,19 +182,18 @@ class DownlinkVectorEnv:
             self._view = TopView(self.config)
         first = self._blocks[0]
         leaves = {name: np.empty((first.num_envs, *box.shape)) for name, box in self._state_spaces.items()}
-        write_state(first, leaves)
+        write_state(View(first), leaves)
         state = {name: leaf[0] for name, leaf in leaves.items()}
         title = f"slot {first.slot[0]} of {self.config.horizon}"
         return self._view.draw(scene(self.config, state, np.stack(self._track), title=title))
 
     def media(self, trajectory: Trajectory) -> Mapping[str, Array | Callable[[], Array]]:
-        """``tracks``: a picture of the whole episode; ``flight``: makes a video of at most 101 frames (seconds)."""
-        scenes = flight(self.config, trajectory, group=GROUP)
-        stride = math.ceil(len(scenes) / 101)
-        return {
-            "tracks": TopView(self.config, dpi=120).draw(scenes[-1]),
-            "flight": lambda: TopView(self.config).video(scenes[::-stride][::-1]),
-        }
+        """See `marl_tr.envs.uav.render.pictures`."""
+        return pictures(self.config, trajectory)
+
+    def tables(self, trajectory: Trajectory) -> Mapping[str, Table]:
+        """``uavs``, ``users`` and ``slots`` of an episode, see `marl_tr.envs.uav.export`."""
+        return tables(self.config, trajectory)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -188,7 +203,7 @@ class DownlinkVectorEnv:
         first = self._blocks[0]
         if first.slot[0] == 0:
             self._track = []
-        self._track.append(first.position[0] / self.config.area_m)
+        self._track.append(first.position[0, :, : self.config.coordinates].copy())
 
     def _empty(self) -> _Output:
         """New arrays each step, so that a caller may keep a step without copying it."""
@@ -198,17 +213,33 @@ class DownlinkVectorEnv:
             state={name: np.empty((envs, *space.shape), np.float32) for name, space in self._state_spaces.items()},
         )
 
-    def _assemble(self, out: _Output, reward: Array, ended: Array) -> Step:
-        shape = reward.shape
+    def _assemble(self, out: _Output, reward: Array, terminated: Array, ended: Array) -> Step:
+        alive = np.concatenate([block.alive for block in self._blocks])
         group = GroupStep(
             observation=split_observation(self.config, out.observation),
             reward=reward,
-            terminated=np.zeros(shape, bool),
-            truncated=np.repeat(ended[:, None], shape[1], axis=1),
-            alive=np.ones(shape, bool),
-            acting=np.ones(shape, bool),
+            terminated=terminated,
+            truncated=np.zeros_like(terminated),
+            alive=alive,
+            acting=alive.copy(),
         )
         return Step(groups={GROUP: group}, done=ended, state=out.state)
+
+    def _checked(self, actions: Actions) -> Leaves:
+        """Shapes, before any block has moved."""
+        chosen = {leaf: np.asarray(values) for leaf, values in actions[GROUP].items()}
+        expected = self.spec.groups[0].action
+        if chosen.keys() != expected.keys():
+            raise ValueError(
+                f"actions of group {GROUP!r} have the leaves {sorted(chosen)}, expected {sorted(expected)}"
+            )
+        for leaf, space in expected.items():
+            shape = (self.spec.num_envs, self.config.num_uavs, *(space.shape or ()))
+            if chosen[leaf].shape != shape:
+                raise ValueError(
+                    f"actions of group {GROUP!r}, leaf {leaf!r}, have shape {chosen[leaf].shape}, expected {shape}"
+                )
+        return chosen
 
 
 @dataclass(frozen=True)
@@ -217,6 +248,21 @@ class _Output:
     state: dict[str, Array]
 
 
-def _write(block: Simulator, out: _Output, rows: slice) -> None:
-    observe(block, out.observation[rows])
-    write_state(block, {name: array[rows] for name, array in out.state.items()})
+def _blocks(num_envs: int, links: int) -> list[slice]:
+    """Environments in blocks of one size, or two that differ by one."""
+    count = math.ceil(num_envs * links / max(_LINKS, links))
+    edges = [num_envs * index // count for index in range(count + 1)]
+    return [slice(first, last) for first, last in itertools.pairwise(edges)]
+
+
+def _joined(parts: list[Leaves]) -> Leaves:
+    """Blocks of environments as one."""
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _write(block: Simulator, out: _Output, rows: slice, *, who: Array | None = None) -> None:
+    view = View(block)
+    observe(view, out.observation[rows], who=who)
+    write_state(view, {name: array[rows] for name, array in out.state.items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from marl_tr.errors import UserError
 
-__all__ = ["VideoError", "encode_gif", "write_video"]
+__all__ = ["VideoError", "encode_gif", "save_video", "write_video"]
 
 
 class VideoError(UserError):
@@ -46,6 +47,27 @@ def encode_gif(frames: NDArray[Any], fps: float = 10.0) -> bytes:
         buffer, format="GIF", save_all=True, append_images=images[1:], duration=round(100 / fps) * 10, loop=0
     )
     return buffer.getvalue()
+
+
+def save_video(frames: NDArray[Any] | Sequence[NDArray[Any]], path: Path | str, fps: float = 10.0) -> None:
+    """Write what an environment's ``render()`` gave, frame after frame, as a GIF or an MP4 by the path's suffix.
+
+    Args:
+        frames: ``[T, H, W, 3]`` uint8, or ``T`` of ``[H, W, 3]``.
+        path: See `write_video`.
+        fps: Frames a second.
+
+    Raises:
+        VideoError: The frames differ in shape, or see `write_video`.
+
+    Example:
+        >>> import numpy as np, tempfile
+        >>> save_video([np.full((32, 48, 3), 25 * t, np.uint8) for t in range(10)], tempfile.mkdtemp() + "/grey.gif")
+    """
+    shapes = {np.shape(frame) for frame in frames}
+    if len(shapes) > 1:
+        raise VideoError(f"{path}: the frames of a video have one shape, not {sorted(shapes)}")
+    write_video(Path(path), np.asarray(frames), fps)
 
 
 def write_video(path: Path, frames: NDArray[Any], fps: float = 10.0) -> None:

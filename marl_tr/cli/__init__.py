@@ -17,6 +17,7 @@ COMMANDS = {
     "pretrain": Entry("marl_tr.cli.pretrain:pretrain", "train a flow on its environment's data, before any reward"),
     "tb": Entry("marl_tr.cli.tb:tb", "open a run, or a folder of runs, in TensorBoard"),
     "check-env": Entry("marl_tr.cli.check_env:check_env", "test an environment; says how to cure what fails"),
+    "new-env": Entry("marl_tr.cli.new_env:new_env", "write a package with an environment of your own"),
     "scenarios": Entry("marl_tr.cli.scenarios:scenarios", "list the scenarios that come with the package"),
     "schema": Entry("marl_tr.cli.schema:schema", "print the JSON Schema of scenarios, for editors"),
     "envs": Entry("marl_tr.cli.parts:envs", "list environments, or one environment's settings"),

@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
 from marl_tr import __version__, registry
 from marl_tr.errors import Diverged, Interrupted, UserError
+from marl_tr.foreign import own_traceback, raised_inside
 
 __all__ = ["invoke"]
 
@@ -28,7 +31,8 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        _build(given)(args=given, prog_name="marl-tr")
+        with _plain_warnings():
+            _build(given)(args=given, prog_name="marl-tr")
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     except UserError as error:
@@ -37,6 +41,8 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
         return _say("diverged", error, 3)
     except Interrupted as error:
         return _say("interrupted", error, 130)
+    except Exception as error:
+        return _say_theirs(error)
     return 0
 
 
@@ -96,3 +102,33 @@ def _say(kind: str, error: Exception, code: int) -> int:
     # Plain text: messages quote file content, which must not be read as markup.
     print(f"{kind}: {error}", file=sys.stderr)
     return code
+
+
+def _say_theirs(error: Exception) -> int:
+    """Show an error in somebody else's code by their frames alone; one in ours goes on as it is."""
+    note = raised_inside(error)
+    if note is None:
+        raise error
+    print(f"crash: {type(error).__name__} in {note.where}\n{own_traceback(error)}", file=sys.stderr)
+    if note.env_id is not None:
+        print(f"'marl-tr check-env {note.env_id}' looks for the cause", file=sys.stderr)
+    return 1
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Packages that are left out are told in one line, each once, without the place in our code."""
+    told: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", registry.BrokenPackage)
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+            if not issubclass(category, registry.BrokenPackage):
+                shown(message, category, *place, **options)
+            elif str(message) not in told:
+                told.add(str(message))
+                print(f"warning: {message}", file=sys.stderr)
+
+        warnings.showwarning = show
+        yield

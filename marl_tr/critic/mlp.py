@@ -12,6 +12,7 @@ from torch.func import functional_call
 from marl_tr.critic.config import MlpCriticConfig
 from marl_tr.critic.critic import VALUE_GAIN, Encoding
 from marl_tr.critic.inputs import CriticInputs
+from marl_tr.nn.named import NamedModules
 from marl_tr.nn.normaliser import InputNormaliser
 from marl_tr.nn.stacked import StackedLinear, StackedMLP
 from marl_tr.vector.contract import EnvSpec
@@ -106,8 +107,8 @@ class MlpEncoder:
 class _Networks(nn.Module):
     def __init__(self, networks: dict[str, StackedMLP], *, normalise: bool) -> None:
         super().__init__()
-        self.networks = nn.ModuleDict(networks)
-        self.normalisers = nn.ModuleDict()
+        self.networks = NamedModules(networks)
+        self.normalisers = NamedModules({})
         if normalise:
             for name, network in networks.items():
                 self.normalisers[name] = InputNormaliser(network.first.weight.shape[1])

@@ -41,6 +41,7 @@ def cross_checks(document: Document, checked: Validated) -> list[Problem]:
         *_capabilities(document, checked),
         *_regularisers(document, checked),
         *_cohorts(document, checked),
+        *_backend(document, checked),
     ]
 
 
@@ -231,6 +232,25 @@ def _cohorts(document: Document, checked: Validated) -> list[Problem]:
         for path, number in numbers.items()
         if number % cohort
     ]
+
+
+def _backend(document: Document, checked: Validated) -> list[Problem]:
+    """Worker processes for an environment that has none, or for fewer copies than workers."""
+    if checked.scenario is None:
+        return []
+    env = checked.scenario.env
+    if env.backend == "in_process":
+        if env.workers is None:
+            return []
+        message = "workers are of use with 'backend: workers' alone; say that, or leave workers out"
+        return [document.problem(("env", "workers"), message)]
+    if registry.find("envs", env.id).native:
+        message = f"{env.id!r} simulates all copies at once in this process; use 'in_process'"
+        return [document.problem(("env", "backend"), message)]
+    if env.workers is not None and env.workers > env.num_envs:
+        message = f"{env.workers} workers for {env.num_envs} copies (env.num_envs); at most one a copy"
+        return [document.problem(("env", "workers"), message)]
+    return []
 
 
 def _agents(document: Document) -> list[tuple[Path, dict[str, Any]]]:

@@ -84,6 +84,15 @@ class EnvSection(Strict):
         description="Build each copy anew for every episode: for those that remember something beyond a reset.",
     )
     config: dict[str, Any] = Field(default_factory=dict, description="The environment's own settings.")
+    backend: Literal["in_process", "workers"] = Field(
+        default="in_process",
+        description="Where copies are stepped: one after the other in this process, or in worker processes side by "
+        "side, which pays where stepping takes longer than learning. Results are the same. Native environments "
+        "(all copies at once) have no use for workers.",
+    )
+    workers: int | None = Field(
+        default=None, ge=1, le=1024, description="Worker processes, at most num_envs; empty: one a core."
+    )
 
     _config: Any = PrivateAttr(default=None)
 

@@ -22,10 +22,12 @@ from marl_tr.trainer.held_out import HeldOut, averaged
 from marl_tr.trainer.lock import locked
 from marl_tr.trainer.loop import Trainer, iterations_of
 from marl_tr.trainer.run import CHECKPOINTS, SCENARIO_FILE, Run, check_same_scenario, is_finished, new_run_folder
-from marl_tr.trainer.showing import film, show_evaluation, show_finished, write_media
+from marl_tr.trainer.showing import film, show_evaluation, show_finished, write_media, write_tables
 from marl_tr.trainer.stopping import stop_request
 
 __all__ = ["describe", "evaluate", "resume", "run"]
+
+_KINDS = {".mp4": "video", ".gif": "video", ".png": "picture", ".csv": "table"}
 
 
 def run(scenario: Scenario, *, console: Console | None = None) -> Path:
@@ -78,17 +80,28 @@ def resume(folder: Path, *, console: Console | None = None) -> Path:
     return folder
 
 
-def evaluate(folder: Path, *, episodes: int | None = None, video: bool = False, console: Console | None = None) -> None:
+def evaluate(
+    folder: Path,
+    *,
+    episodes: int | None = None,
+    video: bool = False,
+    video_format: str = "mp4",
+    tables: int = 0,
+    console: Console | None = None,
+) -> None:
     """Evaluate a run's newest checkpoint on its held-out episodes beside the environment's reference policies.
 
     Args:
         folder: Of the run.
         episodes: How many; by default the scenario's ``final_episodes``.
-        video: Also show episodes: in the environment's gallery where it has one, else one in a film.
+        video: Also show episodes: in the environment's gallery where it has one, else one in its pictures and a film.
+        video_format: ``"mp4"`` or ``"gif"``.
+        tables: Episodes to write as CSV tables too.
         console: Where to print.
 
     Raises:
-        UserError: No run, no checkpoint, or an environment that cannot be filmed.
+        UserError: No run, no checkpoint, an environment that cannot be filmed or writes no tables, or more tables than
+            episodes.
     """
     console = console or _Output()
     scenario = _scenario_of(folder)
@@ -104,7 +117,12 @@ def evaluate(folder: Path, *, episodes: int | None = None, video: bool = False, 
                 player.learners.load_state_dict(state["trainer"]["players"][player.team.name]["learners"])
         held_out = HeldOut(scenario, players, env)
         count = episodes or scenario.evaluation.final_episodes
-        results, references, matches = held_out.evaluate(count), held_out.references(count), held_out.matches(count)
+        if tables and not hasattr(env, "tables"):
+            raise UserError(f"environment {env.spec.id!r} writes no tables: it has no tables()")
+        if tables > count:
+            raise UserError(f"tables of {tables} episodes, but only {count} are played ('--episodes {tables}')")
+        results = held_out.evaluate(count, recorded=tables)
+        references, matches = held_out.references(count), held_out.matches(count)
         show_evaluation(
             scenario,
             folder,
@@ -116,14 +134,20 @@ def evaluate(folder: Path, *, episodes: int | None = None, video: bool = False, 
             console=console,
         )
         images, videos = held_out.gallery(results, slow=True) if video else ({}, {})
+        filmed = video and not images and not videos
+        if filmed:
+            images, _ = held_out.media(results, slow=False)
+        written = held_out.tables(results) if tables else {}
     finally:
         env.close()
-    files = write_media(folder, images, videos, suffix=f"_step{step}")
-    if video and not files:
+    files: list[Path] = []
+    if filmed:
         with averaged(players):
-            files = [film(scenario, [player.team for player in players], folder, step)]
+            files = [film(scenario, [player.team for player in players], folder, step, video_format=video_format)]
+    files += write_media(folder, images, videos, suffix=f"_step{step}", video_format=video_format)
+    files += write_tables(folder, written, suffix=f"_step{step}")
     for file in files:
-        console.print(f"{'video' if file.suffix == '.mp4' else 'picture':<12} {file}", markup=False, soft_wrap=True)
+        console.print(f"{_KINDS[file.suffix]:<12} {file}", markup=False, soft_wrap=True)
 
 
 def describe(scenario: Scenario) -> str:

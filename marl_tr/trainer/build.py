@@ -20,7 +20,7 @@ from marl_tr.scenario.schema import AgentPart, Scenario
 from marl_tr.schedule.assignment import Schedule
 from marl_tr.trainer.seats import seats_of
 from marl_tr.trainer.seeding import make_generator
-from marl_tr.vector import InProcessVectorEnv, VectorEnv, make_vector_env
+from marl_tr.vector import InProcessVectorEnv, VectorEnv, WorkerVectorEnv, make_vector_env
 from marl_tr.vector.contract import EnvSpec, GroupSpec
 
 __all__ = ["Player", "build_critic", "build_env", "build_players", "build_schedule", "device_of", "unselected"]
@@ -63,9 +63,15 @@ def build_env(scenario: Scenario, *, num_envs: int, render: bool = False) -> Vec
     """The scenario's environment in `num_envs` copies."""
     section = scenario.env
     env = make_vector_env(
-        section.id, num_envs=num_envs, config=section.settings, render=render, rebuild=section.rebuild
+        section.id,
+        num_envs=num_envs,
+        config=section.settings,
+        render=render,
+        rebuild=section.rebuild,
+        backend=section.backend,
+        workers=None if section.workers is None else min(section.workers, num_envs),
     )
-    if isinstance(env, InProcessVectorEnv):
+    if isinstance(env, InProcessVectorEnv | WorkerVectorEnv):
         env.rewards_may_fail = scenario.advantage.failed == "exclude"
     return env
 

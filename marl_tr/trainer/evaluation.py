@@ -36,6 +36,7 @@ class Episodes:
         trajectories: Of the first environment; where the environment shows several (hook ``gallery``) of `GALLERY`,
             two of each cohort before more of any.
         measures: Numbers of all episodes together, from the environment's hook ``measures``.
+        recorded: Of the first environments, as many as were asked for.
         failed: Episodes that were played and are left out of the arrays, because their reward is not finite.
         by_agent: ``{agent: [n]}``: the undiscounted sum of its own reward, all its lives together.
     """
@@ -46,6 +47,7 @@ class Episodes:
     metrics: dict[str, NDArray[np.float64]]
     trajectories: tuple[Trajectory, ...]
     measures: dict[str, float] = field(default_factory=dict)
+    recorded: tuple[Trajectory, ...] = ()
     failed: int = 0
     by_agent: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
@@ -55,7 +57,7 @@ class Episodes:
         return len(self.returns) + self.failed
 
     def without_failed(self) -> Episodes:
-        """Those whose return is finite; `trajectories` and `measures` stay as they are."""
+        """Those whose return is finite; `trajectories`, `recorded` and `measures` stay as they are."""
         kept = np.isfinite(self.returns)
         if kept.all():
             return self
@@ -138,6 +140,7 @@ def evaluate_policies(
     mode: bool,
     window: int | None,
     device: torch.device,
+    recorded: int = 0,
 ) -> Episodes:
     """Play `episodes` held-out episodes with the policies as they are.
 
@@ -149,24 +152,31 @@ def evaluate_policies(
         mode: Take the laws' modes in place of samples.
         window: Also average the reward of the last `window` steps.
         device: Where the policies live.
+        recorded: Episodes to keep whole.
     """
     env = make_env(episodes)
     try:
         return evaluate_act(
-            env, policy_actor(teams, env, mode=mode, seed=seed, device=device), seed=seed, window=window
+            env,
+            policy_actor(teams, env, mode=mode, seed=seed, device=device),
+            seed=seed,
+            window=window,
+            recorded=recorded,
         )
     finally:
         env.close()
 
 
-def evaluate_act(env: VectorEnv, act: Act, *, seed: int, window: int | None, max_steps: int = 100_000) -> Episodes:
-    """The first episode of each of ``env``'s copies under `act`.
+def evaluate_act(
+    env: VectorEnv, act: Act, *, seed: int, window: int | None, recorded: int = 0, max_steps: int = 100_000
+) -> Episodes:
+    """The first episode of each of ``env``'s copies under `act`; those of the first `recorded` are kept whole.
 
     Raises:
         ValueError: An episode did not end within `max_steps`.
     """
     step = env.reset(seed)
-    kept = _Recorder(env, step)
+    kept = _Recorder(env, step, recorded=recorded)
     while not kept.over.all():
         if kept.steps >= max_steps:
             raise ValueError(f"environment {env.spec.id!r}: an episode did not end within {max_steps} steps")
@@ -228,9 +238,10 @@ class _Recorder:
     Args:
         env: Whose hooks say what is wanted.
         first: From the reset.
+        recorded: Copies to keep whole beside those that are shown.
     """
 
-    def __init__(self, env: VectorEnv, first: Step) -> None:
+    def __init__(self, env: VectorEnv, first: Step, *, recorded: int) -> None:
         self._env: Any = env
         copies = env.spec.num_envs
         self._names = env.spec.agents
@@ -242,9 +253,10 @@ class _Recorder:
         self._playing: list[NDArray[np.bool_]] = []
         self._metrics: dict[str, list[NDArray[np.float64]]] = {}
         shown = getattr(env, "gallery_size", GALLERY) if hasattr(env, "gallery") else 1
-        self._tracks = [_Track(copy) for copy in _chosen(self._cohort, shown)]
+        self._shown, self._kept = _chosen(self._cohort, shown), range(min(recorded, copies))
+        self._tracks = {copy: _Track(copy) for copy in sorted({*self._shown, *self._kept})}
         self._final: dict[str, Leaves] = {}
-        for track in self._tracks:
+        for track in self._tracks.values():
             track.see(first.state)
 
     def add(self, actions: Actions, step: Step) -> None:
@@ -256,7 +268,7 @@ class _Recorder:
         self._own += np.where(self.over[:, None], 0, own)
         for name, values in step.metrics.items():
             self._metrics.setdefault(name, []).append(np.asarray(values, np.float64))
-        for track in self._tracks:
+        for track in self._tracks.values():
             if not self.over[track.copy]:
                 track.add(actions, step)
         if hasattr(self._env, "measures"):
@@ -271,6 +283,7 @@ class _Recorder:
         last = playing & (remaining < (window or len(rewards)))
         counts = last.sum(0)
         measured = self._env.measures(self._final, self._cohort) if hasattr(self._env, "measures") else {}
+        whole = {copy: track.trajectory() for copy, track in self._tracks.items()}
         return Episodes(
             # Not a product: what is paid after an episode's end may be NaN.
             returns=np.where(playing, rewards, 0).sum(0),
@@ -279,9 +292,10 @@ class _Recorder:
             metrics={
                 name: np.where(last, np.stack(values), 0).sum(0) / counts for name, values in self._metrics.items()
             },
-            trajectories=tuple(track.trajectory() for track in self._tracks),
+            trajectories=tuple(whole[copy] for copy in self._shown),
             measures={name: float(value) for name, value in measured.items()},
             by_agent={name: self._own[:, position].copy() for position, name in enumerate(self._names)},
+            recorded=tuple(whole[copy] for copy in self._kept),
         )
 
     def _keep_final(self, actions: Actions, ended: NDArray[np.bool_]) -> None:

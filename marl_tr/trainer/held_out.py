@@ -15,7 +15,7 @@ from marl_tr.trainer.build import Player, build_env, device_of
 from marl_tr.trainer.evaluation import Episodes, evaluate_act, evaluate_policies, policy_actor, summarise
 from marl_tr.trainer.first_evaluation import FirstEvaluation, Spread
 from marl_tr.trainer.seats import Match, match_of, random_opponent, seated, seats_of
-from marl_tr.vector import VectorEnv
+from marl_tr.vector import Table, VectorEnv
 
 __all__ = ["HeldOut", "Pictures", "averaged", "convention", "hacking_index", "headline", "returns_apart"]
 
@@ -46,10 +46,10 @@ class HeldOut:
         """Whether the environment has anything to say about what changed since the first evaluation."""
         return hasattr(self._env, "before_after") or self._hacking is not None
 
-    def evaluate(self, episodes: int) -> dict[str, Episodes]:
-        """Episodes by way of acting (``sampled``, ``mode``), in the scenario's order."""
+    def evaluate(self, episodes: int, *, recorded: int = 0) -> dict[str, Episodes]:
+        """Episodes by way of acting (``sampled``, ``mode``), in the scenario's order; `recorded` are kept whole."""
         settings = self._scenario.evaluation
-        return {policy: self._evaluate(policy, episodes, settings.seed) for policy in settings.policies}
+        return {policy: self._evaluate(policy, episodes, settings.seed, recorded) for policy in settings.policies}
 
     def scalars(self, results: Mapping[str, Episodes], first: FirstEvaluation | None) -> dict[str, float]:
         """`headline`, and where there is a first evaluation to compare with ``eval/<policy>/hacking_index``."""
@@ -129,6 +129,15 @@ class HeldOut:
                 images, videos = images | more[0], videos | more[1]
         return images, videos
 
+    def tables(self, results: Mapping[str, Episodes]) -> dict[str, Table]:
+        """Recorded episodes of the headline policy in numbers, from the environment's hook: ``<name>_episode<n>``."""
+        env: Any = self._env
+        return {
+            f"{name}_episode{number}": table
+            for number, trajectory in enumerate(next(iter(results.values())).recorded)
+            for name, table in env.tables(trajectory).items()
+        }
+
     def before_after(self, first: FirstEvaluation | None, results: Mapping[str, Episodes], *, slow: bool) -> Pictures:
         """The first evaluation beside the same episodes now: the same conditions, and the same noise.
 
@@ -149,7 +158,7 @@ class HeldOut:
         pair: tuple[str, str] | None = getattr(self._env, "hacking", None)
         return pair
 
-    def _evaluate(self, policy: str, episodes: int, seed: int) -> Episodes:
+    def _evaluate(self, policy: str, episodes: int, seed: int, recorded: int = 0) -> Episodes:
         with averaged(self._players):
             played = evaluate_policies(
                 [player.team for player in self._players],
@@ -159,6 +168,7 @@ class HeldOut:
                 mode=policy == "mode",
                 window=self._scenario.evaluation.window,
                 device=device_of(self._scenario),
+                recorded=recorded,
             )
         return self._usable(policy, played)
 

@@ -22,6 +22,8 @@ from marl_tr.trainer.build import build_env, device_of
 from marl_tr.trainer.evaluation import Episodes, policy_actor, summarise
 from marl_tr.trainer.held_out import convention, returns_apart
 from marl_tr.trainer.seats import Match
+from marl_tr.vector import Table
+from marl_tr.vector.tables import write_table
 
 __all__ = [
     "REPORT",
@@ -34,6 +36,7 @@ __all__ = [
     "show_start",
     "write_figures",
     "write_media",
+    "write_tables",
 ]
 
 LEARNING_CURVE = "learning_curve.png"
@@ -62,15 +65,21 @@ def write_figures(
 
 
 def write_media(
-    folder: Path, pictures: Mapping[str, NDArray[Any]], videos: Mapping[str, NDArray[Any]], *, suffix: str = ""
+    folder: Path,
+    pictures: Mapping[str, NDArray[Any]],
+    videos: Mapping[str, NDArray[Any]],
+    *,
+    suffix: str = "",
+    video_format: str = "mp4",
 ) -> list[Path]:
-    """Write pictures as PNG and videos as MP4 to the run's ``media/``, by their tags; returns the files.
+    """Write pictures as PNG and videos to the run's ``media/``, by their tags; returns the files.
 
     Args:
         folder: Of the run.
         pictures: ``[H, W, 3]`` uint8 by tag; ``media/mode/clips`` becomes ``mode_clips.png``.
         videos: ``[T, H, W, 3]`` uint8 by tag.
         suffix: Behind each file's stem.
+        video_format: ``"mp4"`` or ``"gif"``.
 
     Raises:
         UserError: A file cannot be written.
@@ -87,7 +96,7 @@ def write_media(
         except OSError as error:
             raise UserError(f"cannot write {files[-1]}: {error.strerror or error}") from error
     for tag, video in videos.items():
-        files.append(media / f"{_stem(tag)}{suffix}.mp4")
+        files.append(media / f"{_stem(tag)}{suffix}.{video_format}")
         write_video(files[-1], video)
     return files
 
@@ -164,8 +173,20 @@ def show_evaluation(
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def film(scenario: Scenario, teams: Sequence[Team], folder: Path, step: int) -> Path:
-    """One held-out episode as an MP4, drawn by the environment's ``render()``; the headline's way of acting.
+def write_tables(folder: Path, tables: Mapping[str, Table], *, suffix: str = "") -> list[Path]:
+    """Write tables as CSV to the run's ``tables/``, by their names and `suffix`; returns the files.
+
+    Raises:
+        UserError: A file cannot be written.
+    """
+    files = [folder / "tables" / f"{name}{suffix}.csv" for name in tables]
+    for file, table in zip(files, tables.values(), strict=True):
+        write_table(file, table)
+    return files
+
+
+def film(scenario: Scenario, teams: Sequence[Team], folder: Path, step: int, *, video_format: str = "mp4") -> Path:
+    """One held-out episode as an MP4 or a GIF, drawn by the environment's ``render()``; the headline's way of acting.
 
     Raises:
         UserError: The environment has no ``render()``, it draws nothing that can be filmed, or the film cannot be
@@ -192,7 +213,7 @@ def film(scenario: Scenario, teams: Sequence[Team], folder: Path, step: int) -> 
                 frames.append(env.render())
     finally:
         env.close()
-    path = folder / "media" / f"episode_step{step}.mp4"
+    path = folder / "media" / f"episode_step{step}.{video_format}"
     try:
         path.parent.mkdir(exist_ok=True)
         write_video(path, np.stack(frames))

@@ -10,6 +10,7 @@ from marl_tr.vector.contract import (
     Leaves,
     Reference,
     Step,
+    Table,
     Trajectory,
     VectorEnv,
 )
@@ -23,6 +24,7 @@ from marl_tr.vector.errors import (
 )
 from marl_tr.vector.in_process import InProcessVectorEnv
 from marl_tr.vector.make import make_vector_env
+from marl_tr.vector.workers import WorkerVectorEnv
 
 __all__ = [
     "Actions",
@@ -40,8 +42,10 @@ __all__ = [
     "Reference",
     "ReplayMismatch",
     "Step",
+    "Table",
     "Trajectory",
     "UnsupportedSpace",
     "VectorEnv",
+    "WorkerVectorEnv",
     "make_vector_env",
 ]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from marl_tr.vector.batch import Batch
 from marl_tr.vector.codec import GroupCodec, group_agents
 from marl_tr.vector.contract import Actions, EnvSpec, Leaves
-from marl_tr.vector.copies import as_parallel
+from marl_tr.vector.copies import SingleAgentView, as_parallel
 from marl_tr.vector.episode import EnvironmentCopy, episode_seed
 from marl_tr.vector.errors import (
     BadEnvironmentData,
@@ -23,14 +23,14 @@ from marl_tr.vector.errors import (
     NotFiniteData,
     ReplayMismatch,
     UnsupportedSpace,
-    raised_inside,
+    environment_code,
 )
-from marl_tr.vector.leaves import called
+from marl_tr.vector.leaves import called, identical
 from marl_tr.vector.observations import LONE
 from marl_tr.vector.replay import ReplayLog, pack, unpack
 from marl_tr.vector.turns import TurnBasedView
 
-__all__ = ["CopyBlock", "probe"]
+__all__ = ["CopyBlock", "probe", "stacked"]
 
 Array = NDArray[Any]
 
@@ -124,11 +124,11 @@ class CopyBlock:
         """
         if self._seed is None:
             raise RuntimeError(f"environment {self._id!r}: call reset(seed) before step")
-        stacked = self._stacked(actions)
+        given = stacked(actions, self.groups, self.spec.num_envs)
         done = np.zeros(self.spec.num_envs, dtype=np.bool_)
         for index, copy in enumerate(self.copies):
             rows = batch.rows(index)
-            mine = [{leaf: array[index] for leaf, array in leaves.items()} for leaves in stacked]
+            mine = [{leaf: array[index] for leaf, array in leaves.items()} for leaves in given]
             done[index] = copy.step(mine, rows)
             self._logs[index].append(mine, rows.digest(at_reset=False))
         self._check_finite(batch)
@@ -151,6 +151,27 @@ class CopyBlock:
         for ended in np.flatnonzero(done):
             self._reset_copy(int(ended), batch)
         self._check_finite(batch)
+
+    @property
+    def digests(self) -> list[int]:
+        """Of each copy's newest answer, see `Rows.digest`."""
+        return [log.digests[-1] for log in self._logs]
+
+    def render(self) -> Array:
+        """The first copy now, ``[H, W, 3]`` uint8.
+
+        Raises:
+            BadEnvironmentData: It rendered something else.
+        """
+        copy = self.copies[0]
+        with environment_code(f"environment {self._id!r}, copy {copy.index}, step {copy.steps}, render()", self._id):
+            frame = np.asarray(copy.env.render())
+        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+            raise BadEnvironmentData(
+                f"environment {self._id!r}: render() gave {frame.dtype} of shape {frame.shape}; with "
+                "render_mode='rgb_array' return an array [H, W, 3] of uint8"
+            )
+        return np.ascontiguousarray(frame)
 
     def state_dict(self) -> dict[str, Any]:
         """Reset seed, episode numbers, actions since each copy's reset, and a digest of every answer."""
@@ -218,23 +239,6 @@ class CopyBlock:
             f"env.rebuild ('marl-tr check-env {self._id}' finds the place)"
         )
 
-    def _stacked(self, actions: Actions) -> list[Leaves]:
-        stacked = []
-        for group in self.groups:
-            given, mine = actions[group.name], {}
-            for leaf in group.action.leaves:
-                if leaf.name not in given:
-                    raise ValueError(f"actions of group {group.name!r} lack the leaf {leaf.name!r}")
-                mine[leaf.name] = array = np.asarray(given[leaf.name])
-                expected = (self.spec.num_envs, len(group.agents), *(leaf.space.shape or ()))
-                if array.shape != expected:
-                    which = "" if leaf.name == "action" else f", leaf {leaf.name!r},"
-                    raise ValueError(
-                        f"actions of group {group.name!r}{which} have shape {array.shape}, expected {expected}"
-                    )
-            stacked.append(mine)
-        return stacked
-
     def _check_finite(self, batch: Batch) -> None:
         for g, group in enumerate(self.groups):
             leaves = batch.observation[g]
@@ -252,8 +256,34 @@ class CopyBlock:
         copy = self.copies[index]
         return NotFiniteData(
             f"environment {self._id!r}, copy {copy.index}{agent}, step {copy.steps}: {field} is not finite (NaN, "
-            "infinite, or beyond float32); look for a division by zero or a value without a limit there"
+            "infinite, or beyond float32); look for a division by zero or a value without a limit there "
+            f"('marl-tr check-env {self._id}' looks for more)"
         )
+
+
+def stacked(actions: Actions, groups: Sequence[GroupCodec], num_envs: int) -> list[Leaves]:
+    """`actions` as a list over the groups, in the dtype of each leaf's space.
+
+    Raises:
+        ValueError: A group or a leaf is missing, or of a wrong shape.
+    """
+    taken = []
+    for group in groups:
+        if group.name not in actions:
+            raise ValueError(f"actions lack the group {group.name!r}")
+        given, mine = actions[group.name], {}
+        for leaf in group.action.leaves:
+            if leaf.name not in given:
+                raise ValueError(f"actions of group {group.name!r} lack the leaf {leaf.name!r}")
+            mine[leaf.name] = array = np.asarray(given[leaf.name], dtype=leaf.space.dtype)
+            expected = (num_envs, len(group.agents), *(leaf.space.shape or ()))
+            if array.shape != expected:
+                which = "" if leaf.name == "action" else f", leaf {leaf.name!r},"
+                raise ValueError(
+                    f"actions of group {group.name!r}{which} have shape {array.shape}, expected {expected}"
+                )
+        taken.append(mine)
+    return taken
 
 
 def probe(env: Any, env_id: str) -> tuple[tuple[GroupCodec, ...], int | None]:
@@ -266,25 +296,28 @@ def probe(env: Any, env_id: str) -> tuple[tuple[GroupCodec, ...], int | None]:
     Raises:
         UnsupportedSpace: See `group_agents`; also where ``state()`` is not one array of numbers.
     """
-    with raised_inside(f"environment {env_id!r}, at its first reset", env_id):
+    with environment_code(f"environment {env_id!r}, at its first reset", env_id):
         agents = tuple(env.possible_agents)
         observation = {agent: env.observation_space(agent) for agent in agents}
         action = {agent: env.action_space(agent) for agent in agents}
         answer = env.reset(seed=0)
     # Whatever else reset returns is refused where it is called for good.
     infos = answer[1] if isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Mapping) else {}
-    groups = group_agents(agents, observation, action, env_id=env_id, infos=infos, turns=isinstance(env, TurnBasedView))
+    movers = env.movers if isinstance(env, TurnBasedView) else None
+    groups = group_agents(agents, observation, action, env_id=env_id, infos=infos, movers=movers)
     return groups, _state_size(env, env_id)
 
 
 def _state_size(env: Any, env_id: str) -> int | None:
+    if not callable(getattr(getattr(env, "unwrapped", env), "state", None)):
+        return None  # an aec_to_parallel of a board game calls what is no method there
     try:
-        with raised_inside(f"environment {env_id!r}, state() after its first reset", env_id):
+        with environment_code(f"environment {env_id!r}, state() after its first reset", env_id):
             given = env.state()
-    except (NotImplementedError, AttributeError):
+    except NotImplementedError:
         return None
     state = None if isinstance(given, Mapping | tuple) else np.asarray(given)
-    numbers = state is not None and (np.issubdtype(state.dtype, np.number) or state.dtype == np.bool_)
+    numbers = state is not None and state.dtype.kind in "biuf"
     if state is None or not numbers or state.size == 0:
         what = type(given).__name__ if state is None else f"{type(given).__name__} of {state.dtype}"
         raise UnsupportedSpace(
@@ -296,13 +329,20 @@ def _state_size(env: Any, env_id: str) -> int | None:
 
 def _agree(envs: Sequence[Any], env_id: str, first_index: int) -> None:
     """The agents' names are the same in every copy, as are their spaces."""
-    if len({id(getattr(env, "env", env)) for env in envs}) < len(envs):
+    if len({id(_innermost(env)) for env in envs}) < len(envs):
         raise NotAnEnvironment(
             f"environment {env_id!r}: its factory returned the same object twice; build a new environment in every call"
         )
-    agents = tuple(envs[0].possible_agents)
+    with environment_code(f"environment {env_id!r}, possible_agents", env_id):
+        agents = tuple(envs[0].possible_agents)
     if not agents:
         raise BadEnvironmentData(f"environment {env_id!r}: possible_agents is empty; name every agent there")
+    names = list(map(str, agents))
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise BadEnvironmentData(
+            f"environment {env_id!r}: possible_agents names {twice[0]!r} twice; name each agent once"
+        )
     for index, env in enumerate(envs[1:], start=first_index + 1):
         if tuple(env.possible_agents) != agents:
             raise BadEnvironmentData(
@@ -311,8 +351,16 @@ def _agree(envs: Sequence[Any], env_id: str, first_index: int) -> None:
             )
         for agent in agents:
             for name in ("observation_space", "action_space"):
-                if getattr(env, name)(agent) != getattr(envs[0], name)(agent):
+                with environment_code(f"environment {env_id!r}, {name}({agent!r})", env_id):
+                    mine, first = getattr(env, name)(agent), getattr(envs[0], name)(agent)
+                if not identical(mine, first):
                     raise BadEnvironmentData(
                         f"environment {env_id!r}, copy {index}, agent {agent!r}: {name} differs from copy "
                         f"{first_index}; the factory must give the same spaces each time"
                     )
+
+
+def _innermost(env: Any) -> Any:
+    """The environment under our view of it and the user's wrappers."""
+    inside = env.env if isinstance(env, SingleAgentView | TurnBasedView) else env
+    return getattr(inside, "unwrapped", inside)

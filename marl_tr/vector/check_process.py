@@ -28,7 +28,9 @@ _UNREACHABLE = 4
 """Exit code: the environment cannot be found from another process."""
 
 
-def two_processes(id: str, entry: Entry, config: Mapping[str, Any] | BaseModel, *, cycles: int) -> Outcome:
+def two_processes(
+    id: str, entry: Entry, config: Mapping[str, Any] | BaseModel, *, cycles: int, rebuild: bool = False
+) -> Outcome:
     """Compare this process's digests with a child's.
 
     Args:
@@ -36,6 +38,7 @@ def two_processes(id: str, entry: Entry, config: Mapping[str, Any] | BaseModel, 
         entry: Its registry entry.
         config: Its settings.
         cycles: Steps to compare.
+        rebuild: Make every environment anew for each episode.
     """
     settings = config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config)
     try:
@@ -46,6 +49,7 @@ def two_processes(id: str, entry: Entry, config: Mapping[str, Any] | BaseModel, 
                 "native": entry.native,
                 "config": settings,
                 "steps": cycles,
+                "rebuild": rebuild,
                 "path": sys.path,
             }
         )
@@ -70,7 +74,7 @@ def two_processes(id: str, entry: Entry, config: Mapping[str, Any] | BaseModel, 
         last = (child.stderr.strip().splitlines() or ["no message"])[-1]
         return Outcome(False, f"The second process failed: {last}", "make the factory importable and free of globals")
     theirs = json.loads(child.stdout.splitlines()[-1])
-    env = make_vector_env(id, num_envs=COPIES, config=config, entry=entry)
+    env = make_vector_env(id, num_envs=COPIES, config=config, rebuild=rebuild, entry=entry)
     mine = vector_digests(env, seed=SEED, steps=cycles)
     env.close()
     place = next((step for step, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b), None)
@@ -109,7 +113,8 @@ def main() -> None:
         entry = _find(request)
     except (UnknownName, BadTarget):
         sys.exit(_UNREACHABLE)
-    env = make_vector_env(request["id"], num_envs=COPIES, config=request["config"], entry=entry)
+    made = {name: request[name] for name in ("config", "rebuild")}
+    env = make_vector_env(request["id"], num_envs=COPIES, entry=entry, **made)
     print(json.dumps(vector_digests(env, seed=SEED, steps=request["steps"])))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from marl_tr.vector.contract import EnvSpec, GroupSpec, GroupStep, Leaves, Step, VectorEnv
@@ -31,6 +32,7 @@ def vector_checks(make: Make, cycles: int, *after: str) -> list[Check]:
     contract = "see the docstrings of marl_tr.vector.contract"
     return [
         ask("batch: contract", _contract, contract),
+        ask("batch: inside the spaces", _inside, "widen the spaces of the spec", "batch: contract"),
         ask("batch: same seed", _same_seed, "draw every random number from the seed", "batch: contract"),
         ask("batch: seeds differ", _seeds_differ, "", "batch: contract"),
         ask("batch: any size", _any_size, _PER_COPY, "batch: contract", "batch: same seed"),
@@ -191,6 +193,37 @@ def _contract(make: Make, cycles: int) -> Outcome:
     return Outcome(True, f"E={COPIES}, {ends} episodes ended.")
 
 
+def _inside(make: Make, cycles: int) -> Outcome:
+    """Observations of the living, and the state, are within the bounds of the spec's spaces."""
+    env = make(COPIES)
+    generator = np.random.default_rng(SEED)
+    step = env.reset(SEED)
+    for index in range(_steps(env, cycles) + 1):
+        for group in env.spec.groups:
+            part = step.groups[group.name]
+            for leaf, space in group.observation.items():
+                for copy, agent in np.argwhere(part.alive):
+                    if problem := _beyond(space, part.observation[leaf][copy, agent]):
+                        who = f"Step {index}, copy {copy}, agent {group.agents[agent]!r}"
+                        return Outcome(False, f"{who}: observation {leaf!r} {problem}.", _WIDEN)
+        for leaf, space in env.spec.state.items():
+            for copy in range(COPIES):
+                if problem := _beyond(space, step.state[leaf][copy]):
+                    return Outcome(False, f"Step {index}, copy {copy}: state {leaf!r} {problem}.", _WIDEN)
+        step = env.step(random_actions(env.spec, generator, step))
+    return Outcome(True, "")
+
+
+_WIDEN = "widen low and high of its space in the spec (-np.inf, np.inf where there is no limit), or clip the value"
+
+
+def _beyond(space: Any, value: NDArray[Any]) -> str | None:
+    if not isinstance(space, spaces.Box) or ((value >= space.low) & (value <= space.high)).all():
+        return None
+    at = tuple(int(i) for i in np.argwhere((value < space.low) | (value > space.high))[0])
+    return f"has {value[at]} at {list(at)}, its space [{space.low[at]}, {space.high[at]}] there"
+
+
 def _same_seed(make: Make, cycles: int) -> Outcome:
     env = make(COPIES)
     steps = _steps(env, cycles)
@@ -202,7 +235,8 @@ def _same_seed(make: Make, cycles: int) -> Outcome:
                 return Outcome(
                     False,
                     f"{how} with seed {seed}, answers otherwise at step {place}.",
-                    "draw every random number from the seed given to reset, and let nothing outlive a reset",
+                    "draw every random number from the seed given to reset, and let nothing outlive a reset (or say "
+                    "'env: {rebuild: true}' in the scenario, where the environment is not yours)",
                 )
     return Outcome(True, f"{steps} steps, also with seed 0.")
 

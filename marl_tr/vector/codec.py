@@ -15,6 +15,7 @@ from gymnasium import spaces
 
 from marl_tr.vector.actions import ActionCodec
 from marl_tr.vector.contract import GroupSpec, Leaves
+from marl_tr.vector.leaves import identical
 from marl_tr.vector.masks import MASK, MaskCodec
 from marl_tr.vector.observations import ObservationCodec
 
@@ -23,7 +24,10 @@ __all__ = ["GroupCodec", "group_agents"]
 
 @dataclass(frozen=True)
 class GroupCodec:
-    """A group's name, its agents in order, and how their rows are written and read; `mask` where they have one."""
+    """A group's name, its agents in order, and how their rows are written and read; `mask` where they have one.
+
+    Agents are called as the environment does, which may be by numbers; what the trainer is told are strings.
+    """
 
     name: str
     agents: tuple[str, ...]
@@ -38,7 +42,7 @@ class GroupCodec:
         observation: dict[str, spaces.Space[Any]] = {leaf.name: leaf.space for leaf in self.observation.leaves}
         return GroupSpec(
             name=self.name,
-            agents=self.agents,
+            agents=tuple(map(str, self.agents)),
             observation={**observation, **{leaf.name: leaf.space for leaf in masks}},
             action={leaf.name: leaf.space for leaf in self.action.leaves},
             masks={leaf.action: leaf.name for leaf in masks},
@@ -65,7 +69,7 @@ def group_agents(
     *,
     env_id: str,
     infos: Mapping[str, Any] | None = None,
-    turns: bool = False,
+    movers: frozenset[str] | None = None,
 ) -> tuple[GroupCodec, ...]:
     """Stack agents with equal spaces, in the order in which `agents` first shows each pair of spaces.
 
@@ -80,7 +84,8 @@ def group_agents(
         env_id: The environment's name, for messages.
         infos: What a reset gave: agents whose infos hold an ``action_mask`` are masked from then on, unless their
             observations show one.
-        turns: One agent moves at a time, so that an info of one agent speaks for all.
+        movers: Where agents take turns, who is to move after that reset. The others' infos may not be filled in yet: a
+            mask of any agent speaks for them.
 
     Raises:
         UnsupportedSpace: See `ObservationCodec.of` and `ActionCodec.of`.
@@ -88,7 +93,7 @@ def group_agents(
     stacks: list[list[str]] = []
     for agent in agents:
         for stack in stacks:
-            if observation[stack[0]] == observation[agent] and action[stack[0]] == action[agent]:
+            if identical(observation[stack[0]], observation[agent]) and identical(action[stack[0]], action[agent]):
                 stack.append(agent)
                 break
         else:
@@ -98,10 +103,12 @@ def group_agents(
     for name, stack in zip(_group_names(stacks), stacks, strict=True):
         where = f"environment {env_id!r}, agent {stack[0]!r}"
         choice = ActionCodec.of(action[stack[0]], where=where)
-        mask = shown = MaskCodec.in_observation(observation[stack[0]], choice)
-        examples = [given[agent] for agent in (given if turns else stack) if agent in given]
+        mask = shown = MaskCodec.in_observation(observation[stack[0]], choice, where=where)
+        examples = [given[agent] for agent in stack if agent in given]
+        if not examples and movers is not None and movers.isdisjoint(stack):
+            examples = list(given.values())
         if mask is None and examples:
-            mask = MaskCodec.in_info(examples[0], choice)
+            mask = MaskCodec.in_info(examples[0], choice, where=where)
         seen = ObservationCodec.of(observation[stack[0]], where=where, mask=None if shown is None else MASK)
         codecs.append(GroupCodec(name, tuple(stack), seen, choice, mask))
     return tuple(codecs)
@@ -109,7 +116,7 @@ def group_agents(
 
 def _group_names(stacks: Sequence[Sequence[str]]) -> list[str]:
     prefixes = [{re.sub(r"_\d+$", "", str(agent)) for agent in stack} for stack in stacks]
-    single = [next(iter(prefix)) if len(prefix) == 1 else None for prefix in prefixes]
+    single = [next(iter(prefix)) or None if len(prefix) == 1 else None for prefix in prefixes]
     numbered = [f"group_{index}" for index in range(len(stacks))]
     names = [
         prefix if prefix is not None and single.count(prefix) == 1 else number

@@ -21,6 +21,7 @@ __all__ = [
     "Leaves",
     "Reference",
     "Step",
+    "Table",
     "Trajectory",
     "VectorEnv",
 ]
@@ -32,6 +33,10 @@ one leaf, ``"observation"`` or ``"action"``."""
 
 Actions = Mapping[str, Leaves]
 """``{group: {leaf: [E, A, ...]}}``."""
+
+
+Table = Mapping[str, Array]
+"""Columns ``[N]`` by name, in the order in which they are written; a name ends in its unit, such as ``rate_bps``."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +186,7 @@ class VectorEnv(Protocol):
         ``media(trajectory: Trajectory) -> Mapping[str, Array | Callable[[], Array]]``: pictures (``[H, W, 3]``
         uint8) or videos (``[T, H, W, 3]`` uint8) by name. A callable makes what takes long, and is called for the
         final evaluation only.
+        ``tables(trajectory: Trajectory) -> Mapping[str, Table]``: an episode in numbers, by name, for CSV files.
         ``render() -> Array``: the first environment now, ``[H, W, 3]`` uint8.
         ``gallery(trajectories: Sequence[Trajectory])``: pictures and videos, as `media` gives them, of several episodes
             together: 16 of an evaluation, or as many as the attribute ``gallery_size`` says, two of a cohort before

@@ -10,12 +10,28 @@ from typing import Any
 import gymnasium
 from pydantic import BaseModel, ValidationError
 
-from marl_tr.registry import Entry
+from marl_tr.errors import UserError
+from marl_tr.foreign import last_place
+from marl_tr.registry import BadTarget, Entry
 from marl_tr.vector.contract import VectorEnv
-from marl_tr.vector.errors import BadEnvironmentConfig, NotAnEnvironment, raised_inside
+from marl_tr.vector.errors import (
+    BadEnvironmentConfig,
+    BadEnvironmentData,
+    MissingDependency,
+    NotAnEnvironment,
+    environment_code,
+)
 from marl_tr.vector.turns import TurnBasedView
 
-__all__ = ["SINGLE_AGENT", "SingleAgentView", "as_parallel", "call_factory", "factory_arguments"]
+__all__ = [
+    "SINGLE_AGENT",
+    "SingleAgentView",
+    "amount",
+    "as_parallel",
+    "call_factory",
+    "factory_arguments",
+    "load_factory",
+]
 
 SINGLE_AGENT = "agent_0"
 """The name of the one agent of a `gymnasium.Env`."""
@@ -38,14 +54,29 @@ class SingleAgentView:
         return self.env.action_space
 
     def reset(self, seed: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See ``ParallelEnv.reset``."""
-        observation, info = self.env.reset(seed=seed)
+        """See ``ParallelEnv.reset``.
+
+        Raises:
+            BadEnvironmentData: It gives no pair.
+        """
+        answer: Any = self.env.reset(seed=seed)
+        if not isinstance(answer, tuple) or len(answer) != 2:
+            raise BadEnvironmentData(f"reset returned {amount(answer)}; return (observation, info)")
+        observation, info = answer
         self.agents = [SINGLE_AGENT]
         return {SINGLE_AGENT: observation}, {SINGLE_AGENT: info}
 
     def step(self, actions: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-        """See ``ParallelEnv.step``."""
-        observation, reward, terminated, truncated, info = self.env.step(actions[SINGLE_AGENT])
+        """See ``ParallelEnv.step``.
+
+        Raises:
+            BadEnvironmentData: It gives no five values, such as the four of before 2022.
+        """
+        answer: Any = self.env.step(actions[SINGLE_AGENT])
+        if not isinstance(answer, tuple) or len(answer) != 5:
+            expected = "(observation, reward, terminated, truncated, info)"
+            raise BadEnvironmentData(f"step returned {amount(answer)}; return {expected}")
+        observation, reward, terminated, truncated, info = answer
         if terminated or truncated:
             self.agents = []
         values = (observation, reward, terminated, truncated, info)
@@ -66,6 +97,11 @@ class SingleAgentView:
     def close(self) -> None:
         """See ``gymnasium.Env.close``."""
         self.env.close()
+
+
+def amount(answer: Any) -> str:
+    """``"4 values"``, or the type of what is no tuple."""
+    return f"{len(answer)} values" if isinstance(answer, tuple) else f"a {type(answer).__name__}"
 
 
 def as_parallel(env: Any, *, env_id: str) -> Any:
@@ -137,6 +173,7 @@ def call_factory(factory: Any, arguments: Mapping[str, Any], *, env_id: str) -> 
     Raises:
         NotAnEnvironment: `factory` cannot be called.
         BadEnvironmentConfig: It does not take these arguments.
+        MissingDependency: It needs a package that is not installed.
         Exception: Whatever `factory` raises, with a note that names the environment.
     """
     if not callable(factory):
@@ -145,8 +182,7 @@ def call_factory(factory: Any, arguments: Mapping[str, Any], *, env_id: str) -> 
     try:
         signature = inspect.signature(factory)
     except (TypeError, ValueError):  # builtins without a signature say so themselves
-        with raised_inside(f"the factory of environment {env_id!r}", env_id):
-            return factory(**arguments)
+        return _called(factory, arguments, env_id)
     try:
         signature.bind(**arguments)
     except TypeError as error:
@@ -156,10 +192,31 @@ def call_factory(factory: Any, arguments: Mapping[str, Any], *, env_id: str) -> 
         hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(known) or 'nothing'}"
         raise BadEnvironmentConfig(f"environment {env_id!r}: its factory: {error}{hint}") from error
     try:
-        with raised_inside(f"the factory of environment {env_id!r}", env_id):
-            return factory(**arguments)
+        return _called(factory, arguments, env_id)
     except TypeError as error:
         # A factory with **kwargs (gymnasium.make is one) finds out only when it passes them on.
         if "unexpected keyword argument" in str(error):
             raise BadEnvironmentConfig(f"environment {env_id!r}: {error}") from error
         raise
+
+
+def _called(factory: Any, arguments: Mapping[str, Any], env_id: str) -> Any:
+    try:
+        with environment_code(f"the factory of environment {env_id!r}", env_id):
+            return factory(**arguments)
+    except UserError:
+        raise
+    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
+        raise MissingDependency(f"environment {env_id!r}: {error}{last_place(error)}; install what it needs") from error
+
+
+def load_factory(entry: Entry, *, env_id: str) -> Any:
+    """The entry's factory.
+
+    Raises:
+        BadTarget: Its target leads nowhere; names the environment.
+    """
+    try:
+        return entry.load()
+    except BadTarget as error:
+        raise BadTarget(f"environment {env_id!r}: {error}") from error

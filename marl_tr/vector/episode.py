@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from marl_tr.vector.batch import Rows
 from marl_tr.vector.codec import GroupCodec
-from marl_tr.vector.errors import BadEnvironmentData, raised_inside
+from marl_tr.vector.copies import amount
+from marl_tr.vector.errors import BadEnvironmentData, environment_code
 from marl_tr.vector.turns import TurnBasedView
 
 __all__ = ["EnvironmentCopy", "episode_seed"]
@@ -57,10 +58,10 @@ class EnvironmentCopy:
             BadEnvironmentData: A value is missing, of a wrong size, or nobody is alive.
         """
         self.steps = 0
-        with self._located():
+        with self._located("reset"):
             result = self.env.reset(seed=seed)
         if not isinstance(result, tuple) or len(result) != 2:
-            raise self._bad("reset", f"returned {type(result).__name__}", "return (observations, infos)")
+            raise self._bad("reset", f"returned {amount(result)}", "return (observations, infos)")
         self.living = self._members()
         if not self.living:
             raise self._bad("agents", "is empty after reset", "set self.agents = self.possible_agents[:] in reset")
@@ -98,11 +99,11 @@ class EnvironmentCopy:
             for g, a, agent, group, leaves in self._places
             if agent in self._acting
         }
-        with self._located():
+        with self._located("step"):
             result = self.env.step(decoded)
         if not isinstance(result, tuple) or len(result) != 5:
             cure = "return (observations, rewards, terminations, truncations, infos)"
-            raise self._bad("step", f"returned {type(result).__name__}", cure)
+            raise self._bad("step", f"returned {amount(result)}", cure)
         observations, rewards, terminations, truncations, infos = result
         ended = set()
         for g, a, agent, group, _ in self._places:
@@ -143,7 +144,7 @@ class EnvironmentCopy:
                 "agents",
                 "lost it, though it was neither terminated nor truncated",
                 "say in terminations or truncations why an agent leaves, in the step in which it leaves",
-                agent=min(vanished),
+                agent=min(vanished, key=str),
             )
         stayed = members & ended
         if stayed:
@@ -151,7 +152,7 @@ class EnvironmentCopy:
                 "agents",
                 "lists it in the step in which its episode ended",
                 "remove an agent from self.agents in the step that ends it; add it again in a later step, or in reset",
-                agent=min(stayed),
+                agent=min(stayed, key=str),
             )
         self.living = members
         return False
@@ -172,7 +173,7 @@ class EnvironmentCopy:
     ) -> None:
         try:
             value = observations[agent]
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, IndexError):
             raise self._missing("observation", agent) from None
         if value is None and self._turns and agent not in self._acting:
             return  # not observable out of turn, and not observed yet
@@ -198,24 +199,31 @@ class EnvironmentCopy:
             raise self._bad(str(error), "", cure, agent=agent) from error
 
     def _number(self, rewards: Mapping[str, Any], agent: str) -> float:
-        if agent not in rewards:
-            raise self._missing("reward", agent)
+        reward = self._entry(rewards, agent, "reward")
         try:
-            return float(rewards[agent])
-        except (TypeError, ValueError) as error:
+            return float(reward)
+        except (TypeError, ValueError, OverflowError) as error:
             raise self._bad(
-                "reward", f"is {rewards[agent]!r}, not a number", "return one float an agent", agent=agent
+                "reward", f"is {reward!r}, not a number", "return one float an agent", agent=agent
             ) from error
 
     def _flag(self, flags: Mapping[str, Any], agent: str, field: str) -> bool:
-        if agent not in flags:
+        flag = self._entry(flags, agent, field)
+        try:
+            return bool(flag)
+        except (TypeError, ValueError) as error:
+            cure = "return True or False an agent"
+            raise self._bad(field, f"is {flag!r}, neither true nor false", cure, agent=agent) from error
+
+    def _entry(self, given: Mapping[str, Any], agent: str, field: str) -> Any:
+        if not isinstance(given, Mapping) or agent not in given:
             raise self._missing(field, agent)
-        return bool(flags[agent])
+        return given[agent]
 
     def _write_state(self, rows: Rows) -> None:
         if rows.state is None:
             return
-        with self._located():
+        with self._located("state"):
             state = np.asarray(self.env.state())
         if state.size != rows.state.size:
             raise self._bad(
@@ -233,12 +241,13 @@ class EnvironmentCopy:
         return self._bad(field, "is missing", cure, agent=agent)
 
     def _bad(self, field: str, what: str, cure: str, *, agent: str | None = None) -> BadEnvironmentData:
-        return BadEnvironmentData(f"{self._where(agent)}: {field}{what and ' '}{what}; {cure}")
+        more = f"('marl-tr check-env {self._id}' looks for more)"
+        return BadEnvironmentData(f"{self._where(agent)}: {field}{what and ' '}{what}; {cure} {more}")
 
     def _where(self, agent: str | None = None) -> str:
         who = "" if agent is None else f", agent {agent!r}"
         return f"environment {self._id!r}, copy {self.index}{who}, step {self.steps}"
 
-    def _located(self) -> AbstractContextManager[None]:
+    def _located(self, called: str) -> AbstractContextManager[None]:
         """Whatever the environment's own code raises says where."""
-        return raised_inside(self._where(), self._id)
+        return environment_code(self._where(), self._id, called=f"{called}()")

@@ -6,16 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from marl_tr.errors import UserError
+from marl_tr.foreign import mark
 
 __all__ = [
     "BadEnvironmentConfig",
     "BadEnvironmentData",
     "EnvironmentFault",
+    "MissingDependency",
     "NotAnEnvironment",
     "NotFiniteData",
     "ReplayMismatch",
     "UnsupportedSpace",
-    "raised_inside",
+    "WorkerCrashed",
+    "WorkerRestarted",
+    "environment_code",
 ]
 
 
@@ -29,6 +33,10 @@ class NotAnEnvironment(EnvironmentFault, TypeError):
 
 class BadEnvironmentConfig(EnvironmentFault, ValueError):
     """A factory does not take the settings that it was given."""
+
+
+class MissingDependency(EnvironmentFault, ImportError):
+    """A factory needs a package that is not installed."""
 
 
 class UnsupportedSpace(EnvironmentFault, TypeError):
@@ -47,23 +55,30 @@ class ReplayMismatch(EnvironmentFault, RuntimeError):
     """An environment that was reset with its seed and given its actions again did not repeat itself."""
 
 
+class WorkerCrashed(EnvironmentFault, RuntimeError):
+    """A worker process died, and so did the one that replaced it; names copies, step and how it died."""
+
+
+class WorkerRestarted(RuntimeWarning):
+    """A worker process died and was replaced; its copies went on where they were."""
+
+
 @contextmanager
-def raised_inside(where: str, env_id: str) -> Iterator[None]:
-    """Let whatever a user's code raises say where, and what to do next.
+def environment_code(where: str, env_id: str, *, called: str = "") -> Iterator[None]:
+    """Let whatever an environment's own code raises say where, and what to do next.
 
     A fault that one of our views found is told with the place; anything else keeps its class and its traceback, and
-    gets a note.
+    gets a note (`marl_tr.foreign.RaisedInside`).
 
     Args:
         where: Environment, copy and step, or what was being done.
         env_id: The environment's name.
+        called: The method that is called, as ``"step()"``.
     """
     try:
         yield
     except BadEnvironmentData as error:
         raise BadEnvironmentData(f"{where}, {error}") from error
-    except UserError:
-        raise
     except Exception as error:
-        error.add_note(f"(raised inside {where}; 'marl-tr check-env {env_id}' looks for the cause)")
+        mark(error, f"{where}, {called}" if called else where, env_id=env_id)
         raise

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from marl_tr.vector.batch import Batch
 from marl_tr.vector.block import CopyBlock
 from marl_tr.vector.contract import Actions, Reference, Step
-from marl_tr.vector.errors import BadEnvironmentData
 from marl_tr.vector.sampling import random_actions
 
 __all__ = ["InProcessVectorEnv", "RenderedVectorEnv"]
@@ -124,15 +123,5 @@ class RenderedVectorEnv(InProcessVectorEnv):
     """An `InProcessVectorEnv` whose first copy was made with ``render_mode="rgb_array"``."""
 
     def render(self) -> Array:
-        """The first environment now, ``[H, W, 3]`` uint8.
-
-        Raises:
-            BadEnvironmentData: It rendered something else.
-        """
-        frame = np.asarray(self._block.copies[0].env.render())
-        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
-            raise BadEnvironmentData(
-                f"environment {self.spec.id!r}: render() gave {frame.dtype} of shape {frame.shape}; with "
-                "render_mode='rgb_array' return an array [H, W, 3] of uint8"
-            )
-        return np.ascontiguousarray(frame)
+        """The first environment now, ``[H, W, 3]`` uint8; see `CopyBlock.render`."""
+        return self._block.render()

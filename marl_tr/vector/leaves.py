@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from gymnasium import spaces
 
 from marl_tr.vector.errors import UnsupportedSpace
 
-__all__ = ["Path", "at", "called", "named_parts", "part_of"]
+__all__ = ["Path", "at", "called", "identical", "named_parts", "part_of"]
 
 Path = tuple[str | int, ...]
 """The keys that lead from a value to one of its parts; empty where the value has no parts."""
@@ -45,6 +46,21 @@ def _parts(space: spaces.Space[Any], path: Path) -> Iterator[tuple[Path, spaces.
             yield from _parts(part, (*path, index))
     else:
         yield path, space
+
+
+def identical(one: spaces.Space[Any], other: spaces.Space[Any]) -> bool:
+    """Whether two spaces are equal to the last bit.
+
+    To Gymnasium bounds are equal that differ by 1e-8: a power in watts, say, would be ten times too large.
+    """
+    if one != other:
+        return False
+    others = dict(_parts(other, ()))
+    return all(
+        np.array_equal(part.low, others[path].low) and np.array_equal(part.high, others[path].high)  # type: ignore[attr-defined]
+        for path, part in _parts(one, ())
+        if isinstance(part, spaces.Box)
+    )
 
 
 def part_of(space: spaces.Space[Any], path: Path) -> spaces.Space[Any] | None:

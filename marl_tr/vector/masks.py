@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from marl_tr.vector.actions import LONE, ActionCodec, ActionLeaf
 from marl_tr.vector.contract import Leaves
+from marl_tr.vector.errors import UnsupportedSpace
 from marl_tr.vector.leaves import Path, at, part_of
 from marl_tr.vector.sampling import choices
 
@@ -92,23 +93,34 @@ class MaskCodec:
     leaves: tuple[MaskLeaf, ...]
 
     @classmethod
-    def in_observation(cls, observation: spaces.Space[Any], action: ActionCodec) -> MaskCodec | None:
-        """The mask that a ``Dict`` observation shows under ``action_mask``, or None."""
+    def in_observation(cls, observation: spaces.Space[Any], action: ActionCodec, *, where: str) -> MaskCodec | None:
+        """The mask that a ``Dict`` observation shows under ``action_mask``, or None; `where` as in `ActionCodec.of`.
+
+        Raises:
+            UnsupportedSpace: There is one, but not of the action's parts.
+        """
         if not isinstance(observation, spaces.Dict) or MASK not in observation.spaces:
             return None
         shown = observation.spaces[MASK]
-        return cls._of("observation", action, lambda path: part_of(shown, path) is not None)
+        return cls._of("observation", action, lambda path: part_of(shown, path) is not None, where)
 
     @classmethod
-    def in_info(cls, example: Any, action: ActionCodec) -> MaskCodec | None:
-        """The mask of which `example` was found in an info under ``action_mask``, or None."""
-        return cls._of("info", action, lambda path: _has(example, path))
+    def in_info(cls, example: Any, action: ActionCodec, *, where: str) -> MaskCodec | None:
+        """The mask of which `example` was found in an info under ``action_mask``, or None; see `in_observation`."""
+        return None if example is None else cls._of("info", action, lambda path: _has(example, path), where)
 
     @classmethod
     def _of(
-        cls, source: Literal["observation", "info"], action: ActionCodec, shown: Callable[[Path], bool]
+        cls, source: Literal["observation", "info"], action: ActionCodec, shown: Callable[[Path], bool], where: str
     ) -> MaskCodec | None:
-        leaves = [_leaf(leaf) for leaf in action.leaves if not isinstance(leaf.space, spaces.Box) and shown(leaf.path)]
+        chosen = [leaf for leaf in action.leaves if not isinstance(leaf.space, spaces.Box)]
+        leaves = [_leaf(leaf) for leaf in chosen if shown(leaf.path)]
+        if chosen and not leaves:
+            parts = ", ".join(leaf.name for leaf in chosen)
+            raise UnsupportedSpace(
+                f"{where}: {source} {MASK!r} has no part for any choice of the action ({parts}); nest it as the action "
+                "is nested, or give it another name if it is not meant as a mask"
+            )
         return cls(source, tuple(leaves)) if leaves else None
 
     def write(self, mask: Any, rows: Leaves, agent: int) -> None:

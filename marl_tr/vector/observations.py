@@ -25,7 +25,11 @@ _CURES = {
     spaces.Graph: "give nodes as a Box [n, features] and edges as a Box [n, n], filled up with zeros",
     spaces.Sequence: "give it as a Box [longest, features], filled up with zeros",
     spaces.OneOf: "give a Dict of all alternatives and a Discrete that says which one holds",
+    spaces.Discrete: "so many make a table of features too long; give the number as a Box of floats, scaled",
+    spaces.MultiDiscrete: "so many make a table of features too long; give the numbers as a Box of floats, scaled",
 }
+MOST_FEATURES = 65_536
+"""Features that a one-hot may have: each is an input of every network, of every copy and step."""
 
 Write = Callable[[Any, NDArray[Any]], None]
 
@@ -91,14 +95,19 @@ class ObservationCodec:
         for leaf in self.leaves:
             try:
                 leaf.write(at(value, leaf.path) if leaf.path else value, rows[leaf.name][agent])
-            except (TypeError, ValueError, OverflowError) as error:
+            except (
+                TypeError,
+                ValueError,
+                OverflowError,
+                RuntimeError,
+            ) as error:  # torch's, of a tensor with a gradient
                 raise ValueError(f"{called(LONE, leaf.name)} is malformed: {error}") from error
 
 
 def _leaf(name: str, path: Path, source: spaces.Space[Any], *, flat: bool, where: str) -> ObservationLeaf:
-    if isinstance(source, spaces.Discrete):
+    if isinstance(source, spaces.Discrete) and source.n <= MOST_FEATURES:
         return ObservationLeaf(name, path, _unit((int(source.n),)), _one_hot(source))
-    if isinstance(source, spaces.MultiDiscrete) and source.nvec.size > 0:
+    if isinstance(source, spaces.MultiDiscrete) and 0 < source.nvec.sum(dtype=np.int64) <= MOST_FEATURES:
         return ObservationLeaf(name, path, _unit((int(source.nvec.sum(dtype=np.int64)),)), _one_hots(source))
     if isinstance(source, spaces.Box | spaces.MultiBinary) and 0 not in source.shape:
         # A part that is one number is a row of one: networks concatenate along the last axis.
@@ -128,6 +137,8 @@ def _box(source: spaces.Box | spaces.MultiBinary, shape: tuple[int, ...]) -> spa
 def _numbers(shape: tuple[int, ...], *, strict: bool) -> Write:
     def write(value: Any, row: NDArray[Any]) -> None:
         array = np.asarray(value)
+        if array.dtype.kind not in "biuf":  # NumPy would read text, drop imaginary parts, and make NaN of None
+            raise ValueError(f"{type(value).__name__} of {array.dtype} where real numbers belong")
         # NumPy would broadcast a single number silently, and tables of another shape would be read across.
         if array.size != row.size or (strict and array.shape != shape):
             raise ValueError(f"shape {array.shape} where the space has {shape}")
@@ -146,7 +157,7 @@ def _one_hot(source: spaces.Discrete) -> Write:
 
     def write(value: Any, row: NDArray[Any]) -> None:
         index = int(value) - start
-        if not 0 <= index < row.size:
+        if index + start != value or not 0 <= index < row.size:
             raise ValueError(f"{value} is outside {source}")
         row[:] = 0.0
         row[index] = 1.0

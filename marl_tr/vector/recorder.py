@@ -13,16 +13,25 @@ from numpy.typing import NDArray
 
 from marl_tr.vector.codec import GroupCodec
 from marl_tr.vector.contract import Leaves
+from marl_tr.vector.copies import amount
 from marl_tr.vector.errors import BadEnvironmentData
 from marl_tr.vector.sampling import choices, sample
 from marl_tr.vector.turns import TurnBasedView
 
-__all__ = ["Answer", "CornerRecorder", "Episode", "Recorder", "first_difference", "play", "same"]
+__all__ = ["Answer", "CornerRecorder", "Episode", "MaskFault", "Recorder", "first_difference", "play", "same"]
+
+
+class MaskFault(BadEnvironmentData):
+    """An action mask is missing, malformed, or allows nothing; names agent and step."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What ``reset`` (step 0) or ``step`` gave, copied, and who was alive before and is after."""
+    """What ``reset`` (step 0) or ``step`` gave, copied, and who was alive before and is after.
+
+    `actions` are those that the step was given; `kept` holds the observations themselves, which a later step should
+    not change.
+    """
 
     before: frozenset[str]
     observations: Mapping[str, Any]
@@ -32,6 +41,8 @@ class Answer:
     infos: Mapping[str, Any]
     after: frozenset[str]
     state: Any
+    actions: Mapping[str, Any] = field(default_factory=dict)
+    kept: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def ended(self) -> frozenset[str]:
@@ -62,18 +73,39 @@ class Recorder:
         self.episode = Episode()
         self._groups = groups
         self._generator = np.random.default_rng(action_seed)
+        self._lingering: set[str] = set()
+        """Who ended and was not removed."""
 
     def reset(self, seed: int | None) -> None:
-        """Reset the environment and record its answer."""
-        observations, infos = self.env.reset(seed=seed)
+        """Reset the environment and record its answer.
+
+        Raises:
+            BadEnvironmentData: It gives no pair of dicts.
+        """
+        answer = self.env.reset(seed=seed)
+        if not isinstance(answer, tuple) or len(answer) != 2:
+            raise BadEnvironmentData(f"reset returned {amount(answer)}; return (observations, infos)")
         nothing: dict[str, Any] = {}
-        self._keep(frozenset(), observations, nothing, nothing, nothing, infos)
+        self._keep(frozenset(), {}, answer[0], nothing, nothing, nothing, answer[1])
 
     def step(self) -> None:
-        """One step with drawn actions for everybody who is alive."""
-        before = frozenset(self.env.agents)
-        movers: frozenset[str] = self.env.movers if isinstance(self.env, TurnBasedView) else before
-        actions = {}
+        """One step with drawn actions for everybody who is to move.
+
+        Raises:
+            MaskFault: What is allowed is not said, or nothing is.
+            BadEnvironmentData: It gives no five dicts.
+        """
+        self.give(self.drawn())
+
+    def drawn(self) -> dict[str, Any]:
+        """Actions for everybody who is to move.
+
+        Raises:
+            MaskFault: What is allowed is not said, or nothing is.
+        """
+        turns = isinstance(self.env, TurnBasedView)
+        movers: frozenset[str] = self.env.movers if turns else frozenset(self.env.agents)
+        actions: dict[str, Any] = {}
         for group in self._groups:
             masks = self._masks(group, movers)
             rows = [
@@ -83,10 +115,22 @@ class Recorder:
             for a, agent in enumerate(group.agents):
                 if agent in movers:
                     actions[agent] = group.action.decode([leaf[a] for leaf in rows])
-        self._keep(before, *self.env.step(actions))
-        answer = self.episode.answers[-1]
-        # Many environments leave `agents` as it is once everybody has ended.
-        self.episode.over = not answer.after or (answer.ended == before and answer.after <= before)
+        return actions
+
+    def give(self, actions: Mapping[str, Any]) -> None:
+        """One step with these actions.
+
+        Raises:
+            BadEnvironmentData: It gives no five dicts.
+        """
+        before = frozenset(self.env.agents)
+        answer = self.env.step(actions)
+        if not isinstance(answer, tuple) or len(answer) != 5:
+            expected = "(observations, rewards, terminations, truncations, infos)"
+            raise BadEnvironmentData(f"step returned {amount(answer)}; return {expected}")
+        self._keep(before, actions, *answer)
+        self._lingering = (self._lingering | self.episode.answers[-1].ended) & set(self.env.agents)
+        self.episode.over = set(self.env.agents) <= self._lingering
 
     def _choose(self, space: spaces.Space[Any], agents: int, mask: NDArray[Any] | None) -> NDArray[Any]:
         """Actions of a group, ``[A, ...]``; `mask` is ``[A, n]``."""
@@ -103,16 +147,20 @@ class Recorder:
                 try:
                     group.write_mask(answer.observations.get(agent), answer.infos.get(agent), masks, a)
                 except ValueError as error:
-                    raise BadEnvironmentData(
-                        f"agent {agent!r}, step {len(self.episode.answers) - 1}: {error}"
-                    ) from error
+                    step = len(self.episode.answers) - 1
+                    raise MaskFault(f"agent {agent!r}, step {step}: {error}") from error
         return masks
 
-    def _keep(self, before: frozenset[str], *values: Mapping[str, Any]) -> None:
+    def _keep(self, before: frozenset[str], actions: Mapping[str, Any], *values: Mapping[str, Any]) -> None:
         try:
-            state = copy.deepcopy(self.env.state())
-        except (NotImplementedError, AttributeError):
+            state = copy.deepcopy(self.env.state()) if callable(getattr(self.env, "state", None)) else None
+        except NotImplementedError:
             state = None
+        for name, value in zip(
+            ("observations", "rewards", "terminations", "truncations", "infos"), values, strict=True
+        ):
+            if not isinstance(value, Mapping):
+                raise BadEnvironmentData(f"{name} are a {type(value).__name__}; return a dict with one entry an agent")
         observations, rewards, terminated, truncated, infos = (dict(value) for value in values)
         self.episode.answers.append(
             Answer(
@@ -124,6 +172,8 @@ class Recorder:
                 infos=infos,
                 after=frozenset(self.env.agents),
                 state=state,
+                actions=actions,
+                kept=observations,
             )
         )
 

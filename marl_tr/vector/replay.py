@@ -16,7 +16,8 @@ __all__ = ["ReplayLog", "pack", "unpack"]
 class ReplayLog:
     """What one copy was given since its reset, and the digest of what it answered.
 
-    Memory is one action and eight bytes a step of the current episode; `begin` forgets the episode before.
+    Memory is one action (an array a leaf, each some 100 bytes beside its data) and a digest for each step of the
+    current episode, and grows for as long as that lasts; `begin` forgets the episode before.
 
     Attributes:
         actions: A list over the steps of lists over the groups of ``{leaf: [A, ...]}``.

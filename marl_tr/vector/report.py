@@ -11,7 +11,7 @@ from pathlib import Path
 
 from marl_tr.vector.errors import BadEnvironmentConfig
 
-__all__ = ["Check", "CheckReport", "Finding", "Outcome", "run_checks"]
+__all__ = ["Check", "CheckReport", "Finding", "Outcome", "run_checks", "told"]
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,13 @@ class CheckReport:
         id: The environment.
         findings: In the order in which the checks ran.
         not_run: Checks left out because one that they build on failed.
+        unchecked: What no check asks of this environment, in words.
     """
 
     id: str
     findings: tuple[Finding, ...]
     not_run: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -97,7 +99,10 @@ class CheckReport:
                 lead.rstrip()
             ]
         if self.not_run:
-            lines += textwrap.wrap(f"  not run until the above is mended: {', '.join(self.not_run)}", width)
+            text = f"  not run until the above is mended: {', '.join(self.not_run)}"
+            lines += textwrap.wrap(text, width, subsequent_indent="    ")
+        if self.unchecked:
+            lines += textwrap.wrap(f"  not checked: {'; '.join(self.unchecked)}", width, subsequent_indent="    ")
         return "\n".join(lines)
 
 
@@ -125,7 +130,7 @@ def run_checks(id: str, checks: Sequence[Check], before: CheckReport | None = No
         except BadEnvironmentConfig:
             raise  # the caller's mistake, not the environment's
         except Exception as error:  # the environment's own code runs here; any failure of it is a finding
-            outcome = Outcome(False, _describe(error), check.cure)
+            outcome = Outcome(False, f"{told(error)}.", check.cure)
         seconds = time.perf_counter() - start
         findings.append(
             Finding(check.name, outcome.ok, outcome.message, outcome.cure, seconds, outcome.ok and outcome.warning)
@@ -135,8 +140,9 @@ def run_checks(id: str, checks: Sequence[Check], before: CheckReport | None = No
     return CheckReport(id, tuple(findings), tuple(not_run))
 
 
-def _describe(error: Exception) -> str:
+def told(error: Exception) -> str:
+    """What was raised, and in which line."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
     text = " ".join(str(error).split()) or "no message"
-    return f"{type(error).__name__}: {text}{where}."
+    return f"{type(error).__name__}: {text}{where}"

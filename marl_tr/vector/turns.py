@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gymnasium
@@ -55,7 +56,8 @@ class TurnBasedView:
         self.env.reset(seed=seed)
         self._account = _Account(self.env)
         self._seen = {}
-        self._bury()
+        for _ in self._burials():
+            pass
         self._settle()
         return self._observe(self.agents), self._infos(self.agents)
 
@@ -70,17 +72,23 @@ class TurnBasedView:
         self._account.moves(mover)
         self.env.step(actions[mover])
         self._account.moved(mover)
-        terminations, truncations = self.env.terminations, self.env.truncations  # wrappers make each look-up dear
-        terminated = {agent: bool(terminations.get(agent, False)) for agent in before}
-        truncated = {agent: bool(truncations.get(agent, False)) for agent in before}
+        terminated, truncated = self._flags(before)
         ended = [agent for agent in before if terminated[agent] or truncated[agent]]
         rewards = {agent: self._account.due(agent, final=agent in ended) for agent in before}
         self.agents = [agent for agent in before if agent not in ended]
-        observations, infos = self._observe(ended), self._infos(ended)
-        for agent in ended:
-            self._account.close(agent)
-            self._seen.pop(agent, None)
-        self._bury()
+        observations, infos = self._last_of(ended)
+        for _ in self._burials():  # which may end others
+            now, late = self._flags(self.agents)
+            fallen = [agent for agent in self.agents if now[agent] or late[agent]]
+            if fallen:
+                self._account.look()
+                for agent in fallen:
+                    terminated[agent], truncated[agent] = now[agent], late[agent]
+                    rewards[agent] += self._account.due(agent, final=True)
+                ended += fallen
+                self.agents = [agent for agent in self.agents if agent not in fallen]
+                seen, said = self._last_of(fallen)
+                observations, infos = observations | seen, infos | said
         self._settle()
         self._account.look()
         for agent in before:
@@ -114,16 +122,35 @@ class TurnBasedView:
     def _ended(self, agent: str) -> bool:
         return bool(self.env.terminations.get(agent, False) or self.env.truncations.get(agent, False))
 
-    def _bury(self) -> None:
-        """Step with None whoever has ended and is asked to move."""
+    def _flags(self, agents: list[str]) -> tuple[dict[str, bool], dict[str, bool]]:
+        """Who is terminated now, and who truncated."""
+        terminations, truncations = self.env.terminations, self.env.truncations  # wrappers make each look-up dear
+        return (
+            {agent: bool(terminations.get(agent, False)) for agent in agents},
+            {agent: bool(truncations.get(agent, False)) for agent in agents},
+        )
+
+    def _last_of(self, ended: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The last observations and infos of those that ended; nothing is remembered of them."""
+        observations, infos = self._observe(ended), self._infos(ended)
+        for agent in ended:
+            self._account.close(agent)
+            self._seen.pop(agent, None)
+        return observations, infos
+
+    def _burials(self) -> Iterator[None]:
+        """Step with None, one after the other, those that have ended and are asked to move."""
+        in_vain = 0
         while self.env.agents and self._ended(agent := self.env.agent_selection):
             listed = list(self.env.agents)
             self.env.step(None)
-            if agent in self.env.agents and list(self.env.agents) == listed and self.env.agent_selection == agent:
+            in_vain = in_vain + 1 if list(self.env.agents) == listed else 0
+            if in_vain == len(listed):
                 raise BadEnvironmentData(
                     f"agent {agent!r}: step(None) left it in agents though its episode ended; begin step with 'if "
                     "self.terminations[agent] or self.truncations[agent]: return self._was_dead_step(action)'"
                 )
+            yield
 
     def _settle(self) -> None:
         """Who lives, and who is to move."""
@@ -148,8 +175,8 @@ class TurnBasedView:
                 if agent in self.agents and agent == self.env.agent_selection:
                     raise
                 seen = None
-            if seen is None:
-                seen = self._seen.get(agent)
+            # A copy: environments may write what the next agent sees into the same array.
+            seen = self._seen.get(agent) if seen is None else copy.deepcopy(seen)
             observations[agent] = self._seen[agent] = seen
         return observations
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from marl_tr.analysis.plots import Curve, figure_pixels, learning_curve_figure, save_figure
-from marl_tr.analysis.video import VideoError, encode_gif, write_video
+from marl_tr.analysis.video import VideoError, encode_gif, save_video, write_video
 from marl_tr.errors import UserError
 
 
@@ -159,3 +159,17 @@ def test_curves_that_do_not_fit_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match="'short'"):
             learning_curve_figure([wrong])
+
+
+@pytest.mark.parametrize(("name", "kind"), [("flight.gif", "GIF"), ("flight.mp4", None)])
+def test_frames_one_by_one_are_saved_by_the_paths_suffix(name, kind, tmp_path):
+    path = str(tmp_path / name)
+    save_video(list(frames(6)), path, fps=5)
+    assert imageio.imread(path).shape == (6, 48, 64, 3)
+    if kind:
+        assert Image.open(path).info["duration"] == 200
+
+
+def test_frames_of_several_sizes_are_refused(tmp_path):
+    with pytest.raises(VideoError, match="have one shape"):
+        save_video([*frames(1), *frames(1, width=66)], tmp_path / "x.gif")

@@ -105,3 +105,19 @@ def test_numbers_of_copies_that_cohorts_do_not_fit_into_are_refused_before_the_r
     assert len(said) == 3
     for number, where in ((10, "env.num_envs"), (9, "evaluation.episodes"), (255, "evaluation.final_episodes")):
         assert any(where in line and f"{number} copies cannot be split into cohorts of 4" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("env", "path", "reason"),
+    [
+        ("{id: uav/downlink-v0, backend: workers}", "env.backend", "simulates all copies at once"),
+        ("{id: gymnasium/CartPole-v1, num_envs: 2, backend: workers, workers: 3}", "env.workers", "at most one a copy"),
+        ("{id: gymnasium/CartPole-v1, workers: 2}", "env.workers", "'backend: workers' alone"),
+    ],
+)
+def test_worker_processes_are_refused_where_they_make_no_sense(
+    problems: Load, env: str, path: str, reason: str
+) -> None:
+    found = problems(EXPLICIT.replace("{id: uav/downlink-v0}", env))
+    assert [(problem.line, problem.path) for problem in found] == [(2, path)]
+    assert reason in found[0].message

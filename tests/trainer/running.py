@@ -52,6 +52,15 @@ agents: {kind: gaussian, hidden: [16]}
 trainer: {total_steps: 480, rollout_steps: 16, checkpoint_every: 2}
 evaluation: {every: 3, episodes: 3, final_episodes: 3, media: false, references: false}
 """,
+    "workers": """
+name: tiny
+preset: hatrpo
+env: {id: gymnasium/CartPole-v1, num_envs: 3, backend: workers, workers: 2}
+schedule: {kind: simultaneous}
+agents: {kind: gaussian, hidden: [16]}
+trainer: {total_steps: 480, rollout_steps: 16, checkpoint_every: 2}
+evaluation: {every: 3, episodes: 3, final_episodes: 3, media: false, references: false}
+""",
     "families": """
 name: tiny
 env: {id: uav/downlink-v0, num_envs: 4, reward: mean, config: {num_uavs: 3, num_users: 4, horizon: 12, rho: 1.0}}

@@ -64,7 +64,9 @@ def newest_step(run: Path) -> int:
     return int(checkpoints(run)[-1].stem.removeprefix("step_"))
 
 
-@pytest.mark.parametrize(("name", "number"), [("uav_gru", signal.SIGINT), ("spread", signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("name", "number"), [("uav_gru", signal.SIGINT), ("spread", signal.SIGTERM), ("workers", signal.SIGINT)]
+)
 def test_an_interrupted_run_is_saved_and_resumed_it_is_the_uninterrupted_one(
     name: str, number: signal.Signals, tmp_path: Path, whole_run: WholeRun
 ) -> None:

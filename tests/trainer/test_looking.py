@@ -366,10 +366,14 @@ def test_environments_without_the_hooks_have_what_they_had(tmp_path: Path) -> No
     text = SCENARIOS["uav_mlp"].replace("media: false", "media: true").replace("total_steps: 320", "total_steps: 96")
     run = a_run(tmp_path, text)
     assert not {"chain.jsonl", "first_evaluation.npz"} & {path.name for path in run.iterdir()}
-    assert {path.name for path in (run / "media").iterdir()} == {"tracks.png", "learning_curve.png"}
+    assert {path.name for path in (run / "media").iterdir()} == {"tracks.png", "sinr.png", "learning_curve.png"}
     events = EventAccumulator(str(run), size_guidance={"images": 0})
     events.Reload()
-    assert {tag for tag in events.Tags()["images"] if tag.startswith("media/")} == {"media/tracks", "media/flight"}
+    assert {tag for tag in events.Tags()["images"] if tag.startswith("media/")} == {
+        "media/tracks",
+        "media/sinr",
+        "media/flight",
+    }
     steps, values = read_scalars(run, "eval/mode/jain")
     assert steps.tolist() == [0, 96]
     assert ((values > 0) & (values <= 1)).all()

@@ -269,3 +269,9 @@ def test_a_run_that_another_process_trains_is_left_to_it(tmp_path: Path, capsys:
     assert until(lambda: count_lines(run) > lines, command)
     command.signal(signal.SIGTERM)
     assert command.wait() == 130, command.output()
+
+
+def test_worker_processes_change_nothing(whole_run: WholeRun) -> None:
+    here, there = whole_run("cartpole"), whole_run("workers")
+    assert metrics(here) == metrics(there)
+    assert (here / "audit.jsonl").read_bytes() == (there / "audit.jsonl").read_bytes()

@@ -196,7 +196,7 @@ def test_the_end_names_the_return_the_references_the_folder_and_how_to_look_at_i
     assert f"TensorBoard  marl-tr tb {run}" in lines
     assert f"audit        marl-tr audit {run}" in lines
     figures = [Path(line.split(maxsplit=1)[1]) for line in lines if line.startswith("figure ")]
-    assert {figure.name for figure in figures} == {"tracks.png", "learning_curve.png"}
+    assert {figure.name for figure in figures} == {"tracks.png", "sinr.png", "learning_curve.png"}
     for figure in figures:
         assert imageio.imread(figure).ndim == 3
     report = (run / "report.md").read_text()

@@ -40,6 +40,17 @@ def test_names_never_collide_with_numbers():
     assert list(groups) == ["group_0", "group_1"]
 
 
+def test_a_name_is_never_empty():
+    assert groups_of(_0=(BOX, FLIP), _1=(BOX, FLIP)) == {"group_0": ("_0", "_1")}
+
+
+def test_bounds_that_differ_by_little_are_different_bounds():
+    weak, strong = (spaces.Dict(power=spaces.Box(0, watts, (1,), np.float64)) for watts in (1e-9, 1e-8))
+    assert weak == strong  # to Gymnasium
+    assert groups_of(uav_0=(BOX, weak), uav_1=(BOX, strong)) == {"group_0": ("uav_0",), "group_1": ("uav_1",)}
+    assert groups_of(uav_0=(weak, FLIP), uav_1=(strong, FLIP)) == {"group_0": ("uav_0",), "group_1": ("uav_1",)}
+
+
 def test_every_supported_space_reaches_the_arrays_and_the_environment():
     made = []
     env = InProcessVectorEnv("mixed", lambda: made.append(Mixed()) or made[-1], num_envs=2)

@@ -4,6 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.envs.classic_control import PendulumEnv
+from pettingzoo.classic import rps_v2
 from vector_examples import (
     Counter,
     ForgetsAReward,
@@ -256,6 +257,60 @@ def test_bad_data_names_environment_copy_agent_step_and_field(broken, message):
         play(env, 30)
 
 
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        (0, np.zeros(3), "observation is missing"),
+        (1, None, "reward is missing"),
+        (1, {"walker_0": 10**400}, r"reward is 10*, not a number"),
+        (2, None, "terminated is missing"),
+        (3, {"walker_0": np.array([True, False])}, r"truncated is array.*, neither true nor false"),
+    ],
+)
+def test_an_answer_that_holds_something_else_than_numbers_and_flags_by_agent_is_named(part, value, message):
+    class Odd(Walkers):
+        def step(self, actions):
+            answer = list(super().step(actions))
+            answer[part] = value
+            return tuple(answer)
+
+    env = InProcessVectorEnv("team/odd-v0", lambda: Odd(walkers=1), num_envs=1)
+    with pytest.raises(BadEnvironmentData, match=f"'team/odd-v0', copy 0, agent 'walker_0', step 1: {message}"):
+        play(env, 3)
+
+
+def test_something_else_that_is_called_state_is_no_global_state():
+    env = InProcessVectorEnv("rps", lambda: rps_v2.parallel_env(max_cycles=3), num_envs=1)
+    assert env.spec.state == {}
+    assert play(env, 7)[0][-1].groups["player"].alive.all()
+
+
+def test_agents_may_be_called_by_numbers():
+    class Numbered(Walkers):
+        def __init__(self):
+            super().__init__(death=0.2)
+            self.possible_agents = [0, 1, 2]
+            self.observation_spaces = dict(enumerate(self.observation_spaces.values()))
+            self.action_spaces = dict(enumerate(self.action_spaces.values()))
+
+    env = InProcessVectorEnv("numbered", Numbered, num_envs=2)
+    assert env.spec.agents == ("0", "1", "2")
+    for mine, theirs in zip(
+        play(env, 30)[0], play(InProcessVectorEnv("w", lambda: Walkers(death=0.2), 2), 30)[0], strict=True
+    ):
+        np.testing.assert_array_equal(mine.groups["group_0"].reward, theirs.groups["walker"].reward)
+
+
+def test_an_agent_named_twice_is_refused():
+    class Twins(Walkers):
+        def __init__(self):
+            super().__init__(walkers=2)
+            self.possible_agents = ["walker_0", "walker_0"]
+
+    with pytest.raises(BadEnvironmentData, match="possible_agents names 'walker_0' twice"):
+        InProcessVectorEnv("twins", Twins, num_envs=1)
+
+
 def test_an_observation_of_the_wrong_size_is_not_broadcast():
     class Short(Counter):
         def __init__(self):
@@ -278,9 +333,9 @@ def test_what_the_environment_raises_says_where():
     env.reset(0)
     with pytest.raises(KeyError) as caught:
         env.step(random_actions(env.spec, np.random.default_rng(0)))
-    assert caught.value.__notes__ == [
-        "(raised inside environment 'explodes', copy 0, step 1; 'marl-tr check-env explodes' looks for the cause)"
-    ]
+    (note,) = caught.value.__notes__
+    assert note.startswith("(raised inside environment 'explodes', copy 0, step 1, step(); ")
+    assert note.endswith("'marl-tr check-env explodes' looks for the cause)")
 
 
 def test_actions_of_a_wrong_shape_are_refused():

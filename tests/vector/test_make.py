@@ -102,6 +102,16 @@ def test_one_object_returned_twice_is_refused():
             make(lambda shared=shared: shared, num_envs=2)
 
 
+def test_an_attribute_called_env_is_the_users_own_affair():
+    class Configured(Walkers):
+        env = None
+
+    assert make(Configured, num_envs=2).spec.num_envs == 2
+    shared = Counter()
+    with pytest.raises(NotAnEnvironment, match="same object twice"):
+        make(lambda: gymnasium.wrappers.TimeLimit(shared, 5), num_envs=2)
+
+
 def test_copies_that_differ_are_refused():
     sizes = iter((2, 3))
     with pytest.raises(BadEnvironmentData, match="copy 1 has the agents"):

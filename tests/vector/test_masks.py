@@ -23,7 +23,7 @@ def play(env, steps):
 
 def bits(space, mask):
     """What a mask of `space` becomes, ``{leaf: [n]}``."""
-    codec = MaskCodec.in_info(mask, ActionCodec.of(space, where="x"))
+    codec = MaskCodec.in_info(mask, ActionCodec.of(space, where="x"), where="x")
     rows = {leaf.name: np.zeros((1, *leaf.space.shape), np.int8) for leaf in codec.leaves}
     codec.write(mask, rows, 0)
     return {name: row[0].tolist() for name, row in rows.items()}

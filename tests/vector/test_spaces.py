@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from gymnasium.spaces.utils import flatten
 from vector_examples import Clerk, Mixed
@@ -174,6 +175,26 @@ def without(key):
             r"observation leaf 'pos/grid' is malformed: .* outside Multi",
         ),
         (lambda seen: seen | {"pos": {"x": "far", "grid": [0, 1]}}, r"observation leaf 'pos/x' is malformed"),
+        (
+            lambda seen: seen | {"pos": {"x": "1.5", "grid": [0, 1]}},
+            r"observation leaf 'pos/x' is malformed: str of <U3 where real numbers",
+        ),
+        (
+            lambda seen: seen | {"pos": {"x": None, "grid": [0, 1]}},
+            r"observation leaf 'pos/x' is malformed: NoneType of object where",
+        ),
+        (
+            lambda seen: seen | {"table": seen["table"] + 1j},
+            r"observation leaf 'table' is malformed: ndarray of complex\d+ where",
+        ),
+        (
+            lambda seen: seen | {"desk": (5.5, seen["desk"][1])},
+            r"observation leaf 'desk/0' is malformed: 5.5 is outside Discrete",
+        ),
+        (
+            lambda seen: seen | {"table": torch.zeros(5, 2, requires_grad=True)},
+            r"observation leaf 'table' is malformed: Can't call numpy\(\) on Tensor that requires grad",
+        ),
         (lambda seen: seen | {"pos": {"x": np.nan, "grid": [0, 1]}}, r"observation leaf 'pos/x' is not finite"),
     ],
 )
@@ -202,6 +223,12 @@ def test_a_malformed_part_is_named_with_leaf_agent_copy_and_step(change, message
         (spaces.Dict({}), FLIP, "is empty; give it at least one part"),
         (spaces.Dict({"a/b": FLIP, "a": spaces.Dict(b=FLIP)}), FLIP, "two parts called 'a/b'; rename"),
         (spaces.Dict(action_mask=spaces.MultiBinary(2)), FLIP, "holds a mask and nothing else"),
+        (
+            spaces.Dict(observation=FLIP, action_mask=spaces.MultiBinary(2)),
+            spaces.Dict(move=FLIP, aim=spaces.Box(-1, 1)),
+            r"observation 'action_mask' has no part for any choice of the action \(move\); nest it",
+        ),
+        (spaces.Discrete(2**40), FLIP, "table of features too long; give the number as a Box of floats"),
     ],
 )
 def test_what_has_no_fixed_size_is_named_with_agent_leaf_and_a_cure(observation, action, message):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 from mpe2 import simple_spread_v3
 from pettingzoo.classic import connect_four_v3, rps_v2, tictactoe_v3
 from pettingzoo.utils import parallel_to_aec
@@ -254,3 +255,97 @@ def test_an_object_with_agent_iter_that_lacks_a_method_is_told_which():
 
     with pytest.raises(NotAnEnvironment, match=r"lacks observe; a factory returns a PettingZoo ParallelEnv or AECEnv"):
         InProcessVectorEnv("half", Half, num_envs=1)
+
+
+def test_everybody_keeps_what_it_sees_though_the_environment_writes_it_all_into_one_array():
+    class Thrifty(Auction):
+        board = np.zeros(2, np.int64)
+
+        def observe(self, agent):
+            seen = super().observe(agent)
+            if agent == "seller":
+                return seen
+            self.board[:] = seen
+            return self.board
+
+    one, other = (InProcessVectorEnv("auction", make, num_envs=1) for make in (Auction, Thrifty))
+    mine, theirs = one.reset(4), other.reset(4)
+    generator = np.random.default_rng(4)
+    differed = 0
+    for _ in range(25):
+        rows = mine.groups["bidder"].observation["observation"]
+        np.testing.assert_array_equal(theirs.groups["bidder"].observation["observation"], rows)
+        differed += (rows[0, 0] != rows[0, 1]).any()
+        actions = random_actions(one.spec, generator, mine)
+        mine, theirs = one.step(actions), other.step(actions)
+    assert differed > 3
+
+
+def test_who_is_ended_while_the_dead_are_removed_has_flags_rewards_and_a_last_observation():
+    class Avalanche(Auction):
+        def _was_dead_step(self, action):
+            falls = [agent for agent in self.agents[1:] if not self.terminations[agent]][:1]
+            super()._was_dead_step(action)
+            for agent in falls:
+                self.terminations[agent] = True
+                self._cumulative_rewards[agent] += 7.0
+            self.queue = [agent for agent in self.queue if agent not in falls]
+
+    env = InProcessVectorEnv("avalanche", Avalanche, num_envs=1)
+    generator, step, steps = np.random.default_rng(1), env.reset(1), []
+    while not step.done[0]:
+        step = env.step(random_actions(env.spec, generator, step))
+        steps.append(step.groups["bidder"])
+    (first, *_), rows = np.argwhere([row.terminated[0].sum() > 1 for row in steps])[0], steps
+    fallen = rows[first]
+    assert first < len(steps) - 1
+    assert not fallen.alive[0, fallen.terminated[0]].any()
+    assert fallen.reward[0, fallen.terminated[0]].max() > 5
+    assert all(not row.terminated[0, fallen.terminated[0]].any() for row in rows[first + 1 :])
+
+
+def test_dead_agents_that_only_pass_the_turn_on_are_named_and_do_not_go_round_for_ever():
+    class Rotates(Auction):
+        def step(self, action):
+            if action is None:
+                dead = [agent for agent in self.agents if self.terminations[agent] or self.truncations[agent]]
+                self.agent_selection = dead[(dead.index(self.agent_selection) + 1) % len(dead)]
+            else:
+                super().step(action)
+
+    env = InProcessVectorEnv("team/rotates-v0", lambda: Rotates(rounds=1), num_envs=1)
+    with pytest.raises(BadEnvironmentData, match=r"agent '\w+': step\(None\) left it in agents.*_was_dead_step"):
+        run(env, 9)
+
+
+def test_a_mask_in_the_infos_of_some_does_not_oblige_whoever_moves_without_one():
+    class Limited(Auction):
+        """Bidders out of money may not bid; the seller, who chooses among prices, may do anything."""
+
+        def action_space(self, agent):
+            return spaces.Discrete(3) if agent == "seller" else spaces.Discrete(2)
+
+        def reset(self, seed=None, options=None):
+            super().reset(seed)
+            self._limit()
+
+        def step(self, action):
+            assert (
+                action is None
+                or self.agent_selection == "seller"
+                or self.infos[self.agent_selection]["action_mask"][action]
+            )
+            seller = self.agent_selection == "seller" and action is not None
+            super().step([action / 3] if seller else action)
+            self._limit()
+
+        def _limit(self):
+            for agent in self.agents[1:]:
+                self.infos[agent] = {"action_mask": np.int8([1, self.round % 2])}
+
+    env = InProcessVectorEnv("limited", Limited, num_envs=2)
+    assert {group.name: dict(group.masks) for group in env.spec.groups} == {
+        "seller": {},
+        "bidder": {"action": "action_mask"},
+    }
+    run(env, 60)

@@ -66,7 +66,7 @@ def test_infos_hold_what_is_promised():
     _, infos = game.reset(seed=0)
     assert infos == {"uav_0": {}, "uav_1": {}}
     *_, infos = game.step(sampled(game))
-    own = {"rate_sum", "n_users", "energy_J", "power_W", "collision", "out"}
+    own = {"rate_sum", "n_users", "energy_J", "power_W", "collision", "out", "objectives"}
     common = {"rates", "sinr_db", "jain", "p5_rate", "std_rate", "sum_rate"}
     assert all(info.keys() == own | common for info in infos.values())
     assert sum(info["n_users"] for info in infos.values()) == 20
@@ -109,8 +109,12 @@ def test_misuse_is_answered_with_the_cure():
     game.reset(seed=0)
     with pytest.raises(ValueError, match="no action for uav_1, uav_2"):
         game.step({"uav_0": np.zeros(3)})
-    with pytest.raises(ValueError, match="three numbers"):
+    with pytest.raises(ValueError, match="uav_0 has 3 numbers"):
         game.step({agent: np.zeros(2) for agent in game.agents})
+    chooser = parallel_env(actions={"kind": "discrete"})
+    chooser.reset(seed=0)
+    with pytest.raises(ValueError, match="uav_1 in environment 0 is not among the choices"):
+        chooser.step({agent: np.array([0.0, 0.5 * (agent == "uav_1")]) for agent in chooser.agents})
     with pytest.raises(ValueError, match="rgb_array"):
         DownlinkParallelEnv(DownlinkConfig(), render_mode="human")
     with pytest.raises(ValueError, match="seed must be in"):

@@ -5,7 +5,9 @@ import pytest
 from scipy.cluster.vq import kmeans2
 
 from marl_tr.envs.uav.config import DownlinkConfig
-from marl_tr.envs.uav.references import assign, k_means
+from marl_tr.envs.uav.recording import read_state
+from marl_tr.envs.uav.references import REPLAN_SLOTS, assign, k_means, steer
+from marl_tr.envs.uav.search import placement_problem
 from marl_tr.envs.uav.simulator import Simulator
 from marl_tr.envs.uav.vector import make
 
@@ -28,7 +30,7 @@ def test_placements_reproduce_the_published_ladder(placement, uavs):
     sim = Simulator(DownlinkConfig(num_uavs=uavs, c_collision=0.0), SCENES)
     sim.reset(2024)
     if placement == "k-means":
-        sim.position = k_means(sim.users, uavs, stream=np.arange(SCENES)).astype(np.float32)
+        sim.position[..., :2] = k_means(sim.users, uavs, stream=np.arange(SCENES))
     hover = np.broadcast_to((-1.0, 0.0, 1.0), (SCENES, uavs, 3))
     outcome = sim.step(hover)
     found = {**outcome.metrics, "reward": outcome.reward.mean(axis=1)}
@@ -38,6 +40,10 @@ def test_placements_reproduce_the_published_ladder(placement, uavs):
         error = ours.std() * np.sqrt(1 / SCENES + 1 / 256)
         rounding = 0.05 if column == "mean_sinr_db" else 5e-4
         assert ours.mean() == pytest.approx(published, abs=2.5 * error + rounding), column
+
+
+def named(env, name):
+    return next(reference for reference in env.references() if reference.name == name)
 
 
 def points(seed=0, sets=20, users=30):
@@ -115,6 +121,8 @@ def test_the_policies_fly_and_rank_as_they_should():
             hover = reference.act(last)["uav"]["action"]
             assert (hover[..., 0] < -0.999).all()
             assert last.state["uavs"][..., 2:4] == pytest.approx(0.0, abs=1e-3)
+    assert returns["position and power search"] > returns["position search, full power"] + 0.05
+    assert returns["position search, full power"] > returns["k-means best of 8, full power"] + 0.05
     assert returns["k-means best of 8, full power"] > returns["k-means, full power"]
     assert returns["k-means, full power"] > returns["hover, full power"] + 0.2
     assert returns["k-means, full power"] > returns["random"] + 0.2
@@ -122,7 +130,7 @@ def test_the_policies_fly_and_rank_as_they_should():
 
 def test_k_means_aims_anew_in_each_episode():
     env = make(num_envs=3, num_uavs=2, horizon=60)
-    reference = env.references()[2]
+    reference = named(env, "k-means, full power")
     step = env.reset(0)
     for _ in range(115):
         step = env.step(reference.act(step))
@@ -134,7 +142,7 @@ def test_k_means_aims_anew_in_each_episode():
 
 def test_one_uav_serves_everybody_while_the_others_are_silent():
     env = make(num_envs=32, num_uavs=3, num_users=6)
-    reference = env.references()[-1]
+    reference = named(env, "one UAV for all, others silent")
     step = env.reset(5)
     for _ in range(env.config.horizon - 1):
         step = env.step(reference.act(step))
@@ -143,3 +151,136 @@ def test_one_uav_serves_everybody_while_the_others_are_silent():
     assert (serving.sum(1) == 1).all()
     assert uavs[..., :2][serving] == pytest.approx(users[..., :2].mean(1), abs=1e-4)
     assert uavs[..., 4][~serving] == pytest.approx(0.001)
+
+
+def test_searched_policies_hover_where_the_search_ended_at_its_powers():
+    env = make(num_envs=8, num_uavs=2, horizon=80)
+    reference = named(env, "position and power search")
+    step = env.reset(3)
+    for _ in range(79):
+        step = env.step(reference.act(step))
+    still, powers = step.state["uavs"][..., 2:4], step.state["uavs"][..., 4]
+    assert still == pytest.approx(0.0, abs=1e-3)
+    assert ((powers < 0.5).any(axis=1)).any()  # somebody keeps quiet
+    assert powers.max() <= 1.0 + 1e-6
+
+
+def test_a_large_task_says_that_its_search_looks_at_some_users_only():
+    names = [reference.name for reference in make(num_uavs=2, num_users=1000).references()]
+    assert "position search on 256 users, full power" in names
+    assert "position and power search on 256 users" in names
+
+
+def arrived(act, env, seed=0):
+    step = env.reset(seed)
+    for _ in range(79):
+        step = env.step(act(step))
+    return step
+
+
+@pytest.mark.parametrize("name", ["k-means, full power", "one UAV for all, others silent"])
+def test_users_who_walk_are_followed_every_few_slots(name):
+    env = make(num_envs=4, num_uavs=2, horizon=400)
+    act = named(env, name).act
+    step = arrived(act, env)
+    follows = step.state["uavs"][..., 4] > 0.5
+    speeds = []
+    for slot in range(REPLAN_SLOTS + 1):
+        # Whatever the environment thinks: its users walk 40 m along x in each slot.
+        step.state["users"][..., 0] += 0.04 * (slot + 1)
+        actions = act(step)["uav"]["action"]
+        speeds.append((actions[..., 0] + 1) / 2)
+        if speeds[-1].max() > 0.01:
+            assert actions[..., 1][follows] == pytest.approx(0.0, abs=1e-3)
+        step = env.step({"uav": {"action": actions}})
+    # The way to where they were at the first slot takes two; the next look is ten slots after it.
+    full, still = np.ones(2), np.zeros(REPLAN_SLOTS - 2)
+    for speed in np.array(speeds).transpose(1, 2, 0)[follows]:
+        assert speed == pytest.approx([*full, *still, 1.0], abs=2e-3)
+    assert np.array(speeds)[:, ~follows] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_search_is_mended_where_users_moved():
+    env = make(num_envs=16, num_uavs=2, horizon=400)
+    problem = placement_problem(env.config)
+    act = named(env, "position and power search").act
+    step = arrived(act, env)
+
+    def worth(at, users):
+        moment = read_state(env.config, at.state)
+        return problem.value(moment.position, moment.power_w, users)
+
+    users = step.state["users"][..., :2] * 1000
+    users = np.clip(users + np.array((250.0, -250.0)), 0, 1000)
+    before = worth(step, users)
+    for _ in range(60):
+        step.state["users"][..., :2] = users / 1000
+        step = env.step(act(step))
+    assert worth(step, users).mean() > before.mean() + 0.2
+
+
+HOVERING = {"num_users": 12, "horizon": 100}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"actions": {"kind": "discrete"}},
+        {"actions": {"kind": "hybrid"}, "flight": {"dimensions": 3}},
+        {"flight": {"dimensions": 3, "accel_max_m_s2": 4.0}, "starts": {"kind": "depot"}},
+        {"radio": {"max_users_per_uav": 3, "coverage_radius_m": 300.0}},
+        {"radio": {"subchannels": {"count": 4}}},
+        {"channel": {"kind": "al_hourani", "averaging": "sampled"}, "resources": "orthogonal"},
+        {"utility": {"kind": "alpha_fair"}, "std_over": "uavs"},
+        {"battery": {"capacity_j": 15_000.0}, "radio": {"min_sinr_db": 3.0}},
+    ],
+    ids=lambda config: " ".join(config),
+)
+def test_the_searches_beat_what_they_begin_at_in_every_kind_of_setting(config):
+    env = make(num_envs=24, num_uavs=3, **HOVERING, **config)
+    references = {reference.name: reference for reference in env.references()}
+    worth = {}
+    for name in ("random", "k-means, full power", "position search, full power", "position and power search"):
+        step = env.reset(3)
+        total = np.zeros(24)
+        for _ in range(80):
+            actions = references[name].act(step)
+            assert all(space.contains(actions["uav"][leaf][0, 0]) for leaf, space in env.spec.groups[0].action.items())
+            step = env.step(actions)
+            # What they were looking for: the reward without collisions and borders.
+            total += step.metrics["objective_utility"] + env.config.lambda_sigma * step.metrics["objective_fairness"]
+        worth[name] = total / 80
+    found = worth["position and power search"]
+    assert found.mean() > worth["k-means, full power"].mean()
+    assert found.mean() > worth["random"].mean() + 0.1
+    assert worth["position search, full power"].mean() > worth["k-means, full power"].mean()
+
+
+def test_a_uav_reaches_a_place_that_is_high_above_it():
+    env = make(num_envs=1, num_uavs=1, num_users=1, flight={"dimensions": 3}, hotspot_share=0.0)
+    step = env.reset(0)
+    target = np.array([[[500.0, 500.0, 140.0]]])
+    for _ in range(60):
+        position = read_state(env.config, step.state).position
+        step = env.step(steer(env.config, target - position, np.full((1, 1), 0.1)))
+    assert read_state(env.config, step.state).position == pytest.approx(target, abs=0.1)
+    straight_down = np.array([[[500.0, 500.0, 60.0]]])
+    for _ in range(30):
+        position = read_state(env.config, step.state).position
+        step = env.step(steer(env.config, straight_down - position, np.full((1, 1), 0.1)))
+    assert read_state(env.config, step.state).position == pytest.approx(straight_down, abs=0.1)
+
+
+def test_references_act_in_every_group_of_extremes():
+    for config in (
+        {"num_uavs": 1, "num_users": 1},
+        {"num_uavs": 4, "num_users": 2, "flight": {"dimensions": 3}},
+        {"radio": {"coverage_radius_m": 1e-3}},
+        {"battery": {"capacity_j": 300.0}, "mobility": {"kind": "random_walk"}},
+    ):
+        env = make(num_envs=2, horizon=4, **config)
+        for reference in env.references():
+            step = env.reset(0)
+            for _ in range(5):
+                step = env.step(reference.act(step))
+                assert np.isfinite(step.groups["uav"].reward).all()

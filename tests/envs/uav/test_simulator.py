@@ -3,7 +3,8 @@ import pytest
 
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.energy import HOVER_POWER_W, propulsion_power
-from marl_tr.envs.uav.simulator import Simulator, closest_approach_sq, fairness
+from marl_tr.envs.uav.fairness import fairness
+from marl_tr.envs.uav.simulator import Simulator
 
 HOVER = (-1.0, 0.0, 1.0)
 
@@ -13,7 +14,7 @@ def placed(positions, users, *, dtype=np.float64, **config):
     positions, users = np.asarray(positions, float), np.asarray(users, float)
     sim = Simulator(DownlinkConfig(num_uavs=len(positions), num_users=len(users), **config), 1, dtype=dtype)
     sim.reset(0)
-    sim.position[0], sim.users[0] = positions, users
+    sim.position[0, :, :2], sim.users[0] = positions, users
     return sim
 
 
@@ -47,7 +48,7 @@ def test_golden_vector_of_the_mean_gain_channel():
 
 
 def test_golden_vector_of_the_mean_decibel_channel():
-    sim, _ = golden(averaging="mean_db")
+    sim, _ = golden(channel={"kind": "al_hourani", "averaging": "mean_db"})
     sinr_db = 10 * np.log10(sim.sinr[0])
     assert sinr_db == pytest.approx([36.76767, 25.27195, 1.31315, 29.14799, 14.26509], abs=6e-6)
 
@@ -101,8 +102,8 @@ def test_energy_is_propulsion_and_radio_over_the_slot():
 def test_speed_and_heading_move_the_uav(action, moved):
     sim = placed([(500, 500)], GOLDEN_USERS)
     outcome = fly(sim, action)
-    assert sim.position[0, 0] == pytest.approx((500 + moved[0], 500 + moved[1]))
-    assert sim.velocity[0, 0] == pytest.approx(moved, abs=1e-9)
+    assert sim.position[0, 0] == pytest.approx((500 + moved[0], 500 + moved[1], 100))
+    assert sim.velocity[0, 0] == pytest.approx((*moved, 0), abs=1e-9)
     assert not outcome.out.any()
 
 
@@ -115,13 +116,13 @@ def test_transmit_power_has_a_floor():
 def test_the_border_stops_a_uav_and_costs():
     sim = placed([(990, 500)], GOLDEN_USERS)
     outcome = fly(sim, (1.0, 0.0, 1.0))
-    assert sim.position[0, 0].tolist() == [1000.0, 500.0]
+    assert sim.position[0, 0].tolist() == [1000.0, 500.0, 100.0]
     assert outcome.out.tolist() == [[True]]
     assert outcome.metrics["out_of_bounds"].tolist() == [1.0]
     free = placed([(990, 500)], GOLDEN_USERS, c_out=0.0)
     assert fly(free, (1.0, 0.0, 1.0)).reward - outcome.reward == pytest.approx(np.array([[0.2]]))
     # It flew 10 m in the slot, and pays for that speed, not for the one it asked for.
-    assert sim.velocity[0, 0] == pytest.approx((10.0, 0.0))
+    assert sim.velocity[0, 0] == pytest.approx((10.0, 0.0, 0.0))
 
 
 def test_reaching_the_border_exactly_is_not_out():
@@ -151,18 +152,6 @@ def test_flying_side_by_side_is_safe_from_the_least_separation_on():
         assert fly(sim, (1.0, 0.0, 1.0), (1.0, 0.0, 1.0)).collision.all() == hit
 
 
-def test_closest_approach_meets_a_fine_sampling_of_time():
-    rng = np.random.default_rng(0)
-    before, after = rng.uniform(0, 50, (20, 4, 2)), rng.uniform(0, 50, (20, 4, 2))
-    times = np.linspace(0, 1, 4001)[:, None, None, None]
-    paths = before + times * (after - before)
-    pairs = np.square(paths[:, :, :, None] - paths[:, :, None]).sum(axis=-1).min(axis=0)
-    found = closest_approach_sq(before, after)
-    assert np.isinf(found[:, np.arange(4), np.arange(4)]).all()
-    off = ~np.eye(4, dtype=bool)
-    assert np.sqrt(found[:, off]) == pytest.approx(np.sqrt(pairs[:, off]), abs=0.02)
-
-
 def test_fairness_meets_numpys_statistics():
     rates = np.random.default_rng(0).uniform(1e4, 4e6, size=(7, 20))
     found = fairness(rates)
@@ -172,6 +161,11 @@ def test_fairness_meets_numpys_statistics():
     assert found["throughput_mbps"] == pytest.approx(rates.sum(axis=1) / 1e6)
     assert found["jain"] == pytest.approx(rates.sum(axis=1) ** 2 / (20 * np.square(rates).sum(axis=1)))
     assert fairness(np.full((1, 1), 5e5))["p5_rate_mbps"].tolist() == [0.5]
+
+
+def test_jains_index_of_nobody_served_is_zero():
+    rates = np.array([[0.0, 0.0, 0.0], [1e6, 0.0, 0.0], [1e6, 1e6, 1e6]])
+    assert fairness(rates)["jain"].tolist() == pytest.approx([0, 1 / 3, 1])
 
 
 def turned(points, angle):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from marl_tr.envs.uav import vector
 from marl_tr.envs.uav.vector import make
 from marl_tr.registry import find
 from marl_tr.vector.check import check_env
@@ -71,7 +72,8 @@ def test_it_keeps_the_contract_in_both_forms_of_observation(observation):
 
 
 @pytest.mark.parametrize("envs", [1, 63, 64, 65, 1024])
-def test_an_environment_of_any_batch_equals_a_batch_of_one(envs):
+def test_an_environment_of_any_batch_equals_a_batch_of_one(envs, monkeypatch):
+    monkeypatch.setattr(vector, "_LINKS", 64 * 12)
     chosen = actions(envs)
     batch = run(small(envs), 9, chosen)
     for j in sorted({0, envs // 2, envs - 1}):
@@ -129,8 +131,20 @@ def test_a_kept_step_is_not_overwritten_by_later_ones():
     assert same(kept, before)
 
 
+@pytest.mark.parametrize(
+    ("envs", "uavs", "users"), [(1, 4, 20), (1024, 4, 20), (1700, 4, 20), (64, 5, 999), (3, 64, 9999)]
+)
+def test_blocks_cover_all_environments_in_even_parts_of_bounded_size(envs, uavs, users):
+    rows = vector._blocks(envs, uavs * users)
+    assert [index for part in rows for index in range(part.start, part.stop)] == list(range(envs))
+    sizes = [part.stop - part.start for part in rows]
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) * uavs * users <= max(2**17, uavs * users)
+
+
 @pytest.mark.parametrize("after", [0, 2, HORIZON, HORIZON + 1])
-def test_a_restored_state_goes_on_exactly(after):
+def test_a_restored_state_goes_on_exactly(after, monkeypatch):
+    monkeypatch.setattr(vector, "_LINKS", 64 * 12)
     chosen = actions(65, steps=2 * HORIZON)
     env = small(65)
     env.reset(5)
@@ -145,7 +159,8 @@ def test_a_restored_state_goes_on_exactly(after):
     assert all(map(same, expected, found))
 
 
-def test_a_state_of_another_size_is_refused():
+def test_a_state_of_another_size_is_refused(monkeypatch):
+    monkeypatch.setattr(vector, "_LINKS", 64 * 12)
     with pytest.raises(ValueError, match="does not fit"):
         small(3).load_state_dict(small(2).state_dict())
     with pytest.raises(ValueError, match="blocks"):

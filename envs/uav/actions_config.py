@@ -1,0 +1,46 @@
+"""Settings of what a UAV chooses from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from marl_tr.scenario.strict import Strict
+
+__all__ = ["ActionsConfig", "ContinuousActions", "DiscreteActions", "HybridActions"]
+
+
+class ContinuousActions(Strict):
+    """Numbers in [-1, 1]: speed, heading, (3-D) pitch, and transmit power."""
+
+    kind: Literal["continuous"] = "continuous"
+    logit_scale: float = Field(
+        default=5.0,
+        gt=0,
+        le=20,
+        description="Of the power of each sub-channel: shares are a softmax of this times the action, and of 0 for "
+        "power that is not used (sub-channels only).",
+    )
+
+
+class DiscreteActions(Strict):
+    """Choices: one for the flight, one for the power (and, with sub-channels, one user each)."""
+
+    kind: Literal["discrete"] = "discrete"
+    directions: int = Field(default=8, ge=1, le=360, description="Headings, evenly spaced; the first is along x.")
+    speeds: int = Field(default=2, ge=1, le=100, description="Speeds n: 1/n, 2/n ... 1 of v_max, and hovering.")
+    pitches: int = Field(
+        default=3, ge=2, le=91, description="Pitch angles, evenly spaced from steepest descent to climb (3-D)."
+    )
+    powers: int = Field(default=4, ge=1, le=100, description="Transmit powers n: 1/n, 2/n ... 1 of p_max_w.")
+
+
+class HybridActions(Strict):
+    """Flight as numbers in [-1, 1], power (and, with sub-channels, users) as choices."""
+
+    kind: Literal["hybrid"] = "hybrid"
+    powers: int = Field(default=4, ge=1, le=100, description="Transmit powers n: 1/n, 2/n ... 1 of p_max_w.")
+
+
+ActionsConfig = Annotated[ContinuousActions | DiscreteActions | HybridActions, Field(discriminator="kind")]
