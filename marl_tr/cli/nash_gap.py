@@ -34,6 +34,9 @@ def nash_gap(
     controls: Annotated[
         str, typer.Option(help="random, references, names of reference policies, joined by commas; '' for none.")
     ] = "random,references",
+    deviations: Annotated[
+        str, typer.Option(help="Policies that stand beside the responders without having learned, named alike.")
+    ] = "random,references",
     omniscient: Annotated[
         bool, typer.Option("--omniscient", help="Also responders that see the global state, as a diagnostic.")
     ] = False,
@@ -71,6 +74,7 @@ def nash_gap(
         seed=seed,
         payoff=payoff,  # type: ignore[arg-type]
         controls=_names(controls),
+        deviations=_names(deviations),
         omniscient=omniscient,
         learner=tuple(overrides or ()),
     )

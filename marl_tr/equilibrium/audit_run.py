@@ -19,9 +19,9 @@ from marl_tr.equilibrium.cross_play import cross_play
 from marl_tr.equilibrium.episodes import check_repeatable
 from marl_tr.equilibrium.figure import gap_figure
 from marl_tr.equilibrium.game import FrozenRun, frozen_run
-from marl_tr.equilibrium.plays import RandomSubject, ReferenceSubject, Subject
+from marl_tr.equilibrium.plays import Subject
 from marl_tr.equilibrium.report import audit_summary, cross_summary, markdown, write_section, write_tags
-from marl_tr.equilibrium.settings import ALL_REFERENCES, AuditSettings
+from marl_tr.equilibrium.settings import AuditSettings
 from marl_tr.errors import Interrupted, UserError
 from marl_tr.trainer.lock import locked
 from marl_tr.trainer.run import SCENARIO_FILE
@@ -133,8 +133,8 @@ class _Audit:
     ) -> None:
         self._run, self._others, self._settings, self._say = run, tuple(others), settings, say
         self._agents = run.game.check_agents(settings.agents)
-        self._references = run.game.references
-        self._controls = self._chosen_controls()
+        self._controls = run.game.named(settings.controls, "controls")
+        run.game.named(settings.deviations, "deviations")
         self._budget = settings.budget or max(1, -(-run.step // 4))
         self._folder = run.folder / FOLDER
         self._done = 0
@@ -189,8 +189,7 @@ class _Audit:
         omniscient = auditor.audit(run.subject, self._agents, omniscient=True) if settings.omniscient else None
         crossed = None
         if self._others:
-            references = [ReferenceSubject(name) for name in self._references]
-            pool = [run.subject, *self._others, RandomSubject(), *references]
+            pool = [run.subject, *self._others, *run.game.named(settings.deviations, "deviations")]
             crossed = cross_play(run.game, pool, self._agents, settings, stop=stop)
         report = {
             "version": _VERSION,
@@ -246,22 +245,6 @@ class _Audit:
 
     def _most(self, count: int) -> int:
         return int(count * self._budget * 2**self._settings.doublings)
-
-    def _chosen_controls(self) -> tuple[Subject, ...]:
-        chosen: list[Subject] = []
-        for name in self._settings.controls:
-            if name == "random":
-                chosen.append(RandomSubject())
-            elif name == ALL_REFERENCES:
-                chosen += [ReferenceSubject(known) for known in self._references]
-            elif name in self._references:
-                chosen.append(ReferenceSubject(name))
-            else:
-                raise UserError(
-                    f"controls: {name!r} is neither 'random', {ALL_REFERENCES!r} nor a reference policy of the "
-                    f"environment, which has {', '.join(map(repr, self._references)) or 'none'}"
-                )
-        return tuple({subject.name: subject for subject in chosen}.values())
 
     def _request(self) -> dict[str, Any]:
         """What must be the same when an audit is gone on with."""

@@ -14,7 +14,7 @@ from marl_tr.equilibrium.episodes import crossed_returns, joint_returns
 from marl_tr.equilibrium.exact import exact_gaps
 from marl_tr.equilibrium.game import Game
 from marl_tr.equilibrium.gaps import Interval, joint_gap
-from marl_tr.equilibrium.plays import RandomSubject, ReferenceSubject, Subject
+from marl_tr.equilibrium.plays import RandomSubject, Subject
 from marl_tr.equilibrium.responder import WAYS, Responder, learns_by_ratio
 from marl_tr.equilibrium.settings import AuditSettings
 from marl_tr.trainer.seeding import derive_seed
@@ -243,7 +243,7 @@ class Auditor:
             for name in self.names(subject, agent, omniscient=omniscient)
         ]
         random = self._joint(RandomSubject(), "validation")[agent]
-        known = self._ready_made(subject, agent, kept)
+        ready_made = self._ready_made(subject, agent, kept)
         best: _Best | None = None
         levels: list[Level] = []
         resolution: float | None = None
@@ -266,16 +266,16 @@ class Auditor:
             if stopped:
                 break
         assert best is not None
-        ahead, error = _mean_and_error(known.gains - best.gains)
+        if ready_made is None:
+            return _Search(best, tuple(levels), stopped, resolution)
+        ahead, error = _mean_and_error(ready_made.gains - best.gains)
         behind = ahead > max(resolution or 0.0, _ERRORS * error)
-        chosen = known if ahead > 0 else best
-        return _Search(chosen, tuple(levels), stopped and not behind, resolution)
+        return _Search(ready_made if ahead > 0 else best, tuple(levels), stopped and not behind, resolution)
 
-    def _ready_made(self, subject: Subject, agent: str, kept: Array) -> _Best:
-        """The best response among policies that need no learning: random play and the environment's references."""
+    def _ready_made(self, subject: Subject, agent: str, kept: Array) -> _Best | None:
+        """The best response among policies that need no learning; None where none is asked for."""
         best: _Best | None = None
-        pool: list[Subject] = [RandomSubject(), *(ReferenceSubject(name) for name in self.game.references)]
-        for known in pool:
+        for known in self.game.named(self.settings.deviations, "deviations"):
             gains = self._crossed(subject, known, agent, "validation") - kept
             if best is None or gains.mean() > best.gains.mean():
                 best = _Best(
@@ -284,7 +284,6 @@ class Auditor:
                     functools.partial(self._crossed, subject, known, agent, "test"),
                     learned=False,
                 )
-        assert best is not None
         return best
 
     def _better(self, best: _Best | None, responder: Responder, level: int, kept: Array) -> _Best:

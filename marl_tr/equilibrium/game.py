@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from marl_tr.equilibrium.plays import PolicySubject, reference_names
+from marl_tr.equilibrium.plays import PolicySubject, RandomSubject, ReferenceSubject, Subject, reference_names
+from marl_tr.equilibrium.settings import ALL_REFERENCES
 from marl_tr.equilibrium.solo import Payoff
 from marl_tr.errors import UserError
 from marl_tr.scenario import load_scenario
@@ -73,6 +74,31 @@ class Game:
             if any(fnmatchcase(agent, pattern) for pattern in part.select):
                 return part
         raise UserError(f"agents: no entry's 'select' matches {agent}")
+
+    def named(self, names: Sequence[str], what: str) -> tuple[Subject, ...]:
+        """Random play and reference policies by their names, each once.
+
+        Args:
+            names: ``random``, `ALL_REFERENCES`, or those of references.
+            what: They are wanted for, for messages.
+
+        Raises:
+            UserError: There is no such policy.
+        """
+        chosen: list[Subject] = []
+        for name in names:
+            if name == "random":
+                chosen.append(RandomSubject())
+            elif name == ALL_REFERENCES:
+                chosen += [ReferenceSubject(known) for known in self.references]
+            elif name in self.references:
+                chosen.append(ReferenceSubject(name))
+            else:
+                raise UserError(
+                    f"{what}: {name!r} is neither 'random', {ALL_REFERENCES!r} nor a reference policy of the "
+                    f"environment, which has {', '.join(map(repr, self.references)) or 'none'}"
+                )
+        return tuple({subject.name: subject for subject in chosen}.values())
 
     def group_size(self, agent: str) -> int:
         """How many agents have its spaces."""

@@ -33,6 +33,7 @@ class AuditSettings:
         payoff: What agents are after; None: what the run learned from (``env.reward``).
         controls: Joint policies that the same auditor is tried on: ``random``, names of the environment's reference
             policies, or `ALL_REFERENCES`. They are audited for the first of `agents` alone.
+        deviations: Policies that stand beside the responders without having learned: named as `controls` are.
         omniscient: Also train responders that see the global state.
         learner: ``"section.key=value"``, over the responders' scenario.
     """
@@ -49,6 +50,7 @@ class AuditSettings:
     seed: int = 0
     payoff: Payoff | None = None
     controls: tuple[str, ...] = ("random", ALL_REFERENCES)
+    deviations: tuple[str, ...] = ("random", ALL_REFERENCES)
     omniscient: bool = False
     learner: tuple[str, ...] = ()
 

@@ -169,9 +169,9 @@ def test_a_dry_run_only_says_what_it_would_cost(
 ) -> None:
     run = copied(trained("uav_mlp"), tmp_path)
     before = contents(run)
-    assert main(["nash-gap", str(run), *SMALL, "--dry-run"]) == 0
-    # Two agents with two responders, and one of each of five controls: random play and four references.
-    assert "cost: 9 responders, 1,152 to 2,304 environment steps" in capsys.readouterr().out
+    assert main(["nash-gap", str(run), *SMALL, "--controls", "random", "--dry-run"]) == 0
+    # Two agents with two responders each, and one against random play.
+    assert "cost: 5 responders, 640 to 1,280 environment steps" in capsys.readouterr().out
     assert contents(run) == before
 
 
