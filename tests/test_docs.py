@@ -28,6 +28,7 @@ EXPECTED = {
     "README.md": {"python", "yaml", "sh"},
     "docs/architecture.md": {"python"},
     "docs/environments.md": {"python", "yaml"},
+    "docs/games.md": {"python", "yaml"},
     "docs/flow.md": {"python", "yaml", "sh"},
     "docs/nash-gap.md": {"python", "sh"},
     "docs/results.md": {"sh"},

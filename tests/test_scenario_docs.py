@@ -202,7 +202,8 @@ def _type(annotation: Any) -> tuple[str, bool]:
         return f"list of {_plural(arguments[0])}", False
     if origin is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         return "mapping", False
-    return {int: "whole number", float: "number", str: "text", bool: "`true` or `false`"}[annotation], False
+    words = {int: "whole number", float: "number", str: "text", bool: "`true` or `false`", Any: "anything"}
+    return words[annotation], False
 
 
 def _plural(annotation: Any) -> str:

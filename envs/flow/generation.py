@@ -17,12 +17,12 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from marl_tr.envs.cohorts import copy_indices
 from marl_tr.envs.flow.config import GenerationConfig
 from marl_tr.philox import normal, uniform
 from marl_tr.vector.contract import Actions, EnvSpec, GroupSpec, GroupStep, Leaves, Reference, Step, Trajectory
-from marl_tr.vector.errors import BadEnvironmentConfig
 
-__all__ = ["Draw", "GenerationVectorEnv", "Task", "UnequalCohorts", "Verdict"]
+__all__ = ["Draw", "GenerationVectorEnv", "Task", "Verdict"]
 
 Array = NDArray[Any]
 Pictures = Mapping[str, Array | Callable[[], Array]]
@@ -30,10 +30,6 @@ Q = TypeVar("Q")
 
 _CONDITION, _LATENT = 0, 1
 """Purposes of random numbers that are the environment's own; tasks' begin at `Draw.FIRST_PURPOSE`."""
-
-
-class UnequalCohorts(BadEnvironmentConfig):
-    """The number of copies is not a multiple of the cohort's size."""
 
 
 @dataclass(frozen=True)
@@ -185,15 +181,8 @@ class GenerationVectorEnv(Generic[Q]):
 
     def __init__(self, task: Task[Q], *, num_envs: int, env_offset: int = 0) -> None:
         config = task.config
-        if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
-        if num_envs % config.cohort:
-            raise UnequalCohorts(
-                f"environment {task.id!r}: {num_envs} copies cannot be split into cohorts of {config.cohort}; choose "
-                f"num_envs (and the episodes of evaluations) as a multiple of env.config.cohort"
-            )
         self.task, self.config = task, config
-        self._copy = np.arange(env_offset, env_offset + num_envs)
+        self._copy, self._cohort = copy_indices(task.id, num_envs=num_envs, env_offset=env_offset, cohort=config.cohort)
         self._batch = (num_envs, len(task.agents))
         self._stepwise = config.view == "steps"
         self._levels = np.asarray(config.sigmas, np.float32)
@@ -252,6 +241,13 @@ class GenerationVectorEnv(Generic[Q]):
         """Leave the running episode and begin the next one of the same seed."""
         self._begin(self._draw.seed, self._draw.episode + 1)
         return self._step(self._nothing(), ended=False)
+
+    def info(self, step: Step) -> dict[str, float]:
+        """What the PettingZoo view tells of the first copy's `step`: with an episode's last one the sample's metrics,
+        not weighted for the mean over its steps."""
+        if not step.done[0]:
+            return {}
+        return {name: float(values[0]) / self.config.horizon for name, values in step.metrics.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the following steps depend on."""
@@ -336,7 +332,7 @@ class GenerationVectorEnv(Generic[Q]):
         return told, np.stack([t.actions[self.task.group]["action"][-1] for t in trajectories])
 
     def _begin(self, seed: int, episode: int) -> None:
-        self._draw = Draw(seed, self._copy, self._copy // self.config.cohort, episode)
+        self._draw = Draw(seed, self._copy, self._cohort, episode)
         self._asked = self.task.ask(self._draw)
         self._told = self.task.told(self._asked)
         self._slot = 0
@@ -385,6 +381,6 @@ class GenerationVectorEnv(Generic[Q]):
             groups={self.task.group: group},
             done=np.full(self._batch[0], ended),
             state=dict(observation),
-            cohort=(self._copy // self.config.cohort).astype(np.int64),
+            cohort=self._cohort.copy(),
             metrics={name: values * np.float32(self.config.horizon) for name, values in verdict.metrics.items()},
         )

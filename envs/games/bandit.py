@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from marl_tr.envs.games.circle import nearest, points, squared_distances
 from marl_tr.envs.games.config import BanditConfig
-from marl_tr.envs.games.game import Draw, GameVectorEnv, Played, Strategy, uniformly
+from marl_tr.envs.games.game import Draw, Played, Strategy, native, uniformly
+from marl_tr.envs.games.modes import ModeGameVectorEnv, planes
 from marl_tr.envs.games.render import Frame, Shown
 from marl_tr.vector.contract import Leaves
 
@@ -25,29 +26,8 @@ IN_MODE = 3.0
 _CONTEXT, _NOISE, _PICK = range(Draw.FIRST_PURPOSE, Draw.FIRST_PURPOSE + 3)
 
 
-def make(*, num_envs: int = 1, env_offset: int = 0, **config: Any) -> GameVectorEnv:
-    """``games/bandit-v0``, native.
-
-    Args:
-        num_envs: ``E``, a multiple of the cohort's size.
-        env_offset: Index of the first copy in the random streams.
-        **config: Fields of `BanditConfig`.
-
-    Raises:
-        pydantic.ValidationError: A field is unknown or out of range.
-        UnequalCohorts: `num_envs` is not a multiple of `cohort`.
-        ValueError: `num_envs` is below 1.
-
-    Example:
-        >>> env = make(num_envs=8, modes=4)
-        >>> env.reset(seed=1).groups["player"].observation["observation"].shape
-        (8, 1, 2)
-    """
-    return GameVectorEnv(Bandit(BanditConfig(**config)), num_envs=num_envs, env_offset=env_offset)
-
-
 class Bandit:
-    """The game; see `marl_tr.envs.games.game.Game`.
+    """The game; see `marl_tr.envs.games.modes.ModeGame`.
 
     The context ``s`` is uniform in ``[-1, 1]^2``, and mode ``k`` of ``M`` is ``m_k(s) = radius (cos, sin)(th(s) + 2 pi
     k / M)`` with ``th(s) = rotation (pi/2 s_1 + pi/4 s_2) / 2``. The action ``a`` earns
@@ -66,7 +46,8 @@ class Bandit:
 
     def __init__(self, config: BanditConfig) -> None:
         self.config = config
-        self.modes = config.modes
+        self.modes, self.horizon = config.modes, config.horizon
+        self.actions = planes(len(self.agents))
         self.observation: spaces.Box = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.frame = Frame(
             targets=self._points(np.zeros(1))[0],
@@ -108,7 +89,7 @@ class Bandit:
         def first_mode(place: Leaves, draw: Draw) -> Array:
             return self._points(self.angle(place["context"]))[:, :1]
 
-        return {"a random mode": any_mode, "always mode 0": first_mode, "uniform": uniformly(1)}
+        return {"a random mode": any_mode, "always mode 0": first_mode, "uniform": uniformly(self.actions)}
 
     def show(self, seen: Array, actions: Array) -> Shown:
         """A point."""
@@ -122,3 +103,7 @@ class Bandit:
         bumps = np.exp(-squared_distances(actions, self._points(angle)) / (2 * self.config.width**2))
         worth: Array = (np.asarray(self.config.worth) * bumps).max(axis=2)
         return worth
+
+
+make = native(ModeGameVectorEnv, Bandit, BanditConfig)
+"""``games/bandit-v0``, native; see `marl_tr.envs.games.game.native`."""

@@ -1,37 +1,30 @@
-"""What the games have in common: episodes, cohorts, random streams, exact resume, hooks.
+"""What the games have in common: episodes, random streams, exact resume, references.
 
-A `Game` says what an episode begins with, what is seen of it, what an action does to it, and which of the equally
-good answers was given. All copies play in step and all agents of a game see the same vector. Random numbers follow from
-(seed, cohort or copy, episode or step), so copy ``j`` of any batch plays what a batch of one plays.
+A `Game` says what an episode begins with, what is seen of it and what an action does to it. All copies play in step and
+all agents of a game see the same vector. Random numbers follow from (seed, cohort or copy, episode or step), so copy
+``j`` of any batch plays what a batch of one plays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from marl_tr.envs.games.circle import mode_measures
-from marl_tr.envs.games.config import GameConfig
-from marl_tr.envs.games.render import Frame, Shown, sheet
+from marl_tr.envs.cohorts import copy_indices
 from marl_tr.philox import normal, uniform
-from marl_tr.vector.contract import Actions, EnvSpec, GroupSpec, GroupStep, Leaves, Reference, Step, Trajectory
-from marl_tr.vector.errors import BadEnvironmentConfig
+from marl_tr.vector.contract import Actions, EnvSpec, GroupSpec, GroupStep, Leaves, Reference, Step
 
-__all__ = ["Draw", "Game", "GameVectorEnv", "Played", "Strategy", "UnequalCohorts", "uniformly"]
+__all__ = ["Draw", "Game", "GameVectorEnv", "Played", "Strategy", "native", "uniformly"]
 
 Array = NDArray[Any]
 
 _UNIFORM = 0
 """Purpose of random numbers of the reference that acts at random; games' own begin at `Draw.FIRST_PURPOSE`."""
-
-
-class UnequalCohorts(BadEnvironmentConfig):
-    """The number of copies is not a multiple of the cohort's size."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +70,8 @@ class Played:
 
     Attributes:
         place: Where the copies are now, as in `Game.begin`.
-        reward: ``[E]``, the same for every agent.
-        metrics: Named ``[E]`` arrays, those of `Game.metrics`: what they are if the episode ends here.
+        reward: ``[E]``, the same for every agent, or ``[E, A]``.
+        metrics: Named ``[E]`` arrays, those of `Game.metrics`.
     """
 
     place: Leaves
@@ -87,33 +80,31 @@ class Played:
 
 
 Strategy = Callable[[Leaves, Draw], Array]
-"""From the place and the random numbers to actions ``[E, A, 2]``."""
+"""From the place and the random numbers to actions ``[E, A, *D]``."""
 
 
 class Game(Protocol):
-    """A game of ``A`` agents with actions in ``[-1, 1]^2``.
+    """A game of ``A`` agents, with actions ``[*D]`` of one shape and kind.
 
     Attributes:
         id: The registered name.
-        group: Name of the one group.
-        agents: Names of its agents.
-        observation: Space of what every agent sees, ``[D]``.
-        modes: Equally good answers ``M``.
-        metrics: Names of what an episode's end is measured by.
-        frame: What pictures show behind the samples.
+        group: Name of the group, where the agents have equal actions; see `GameVectorEnv`.
+        agents: Names.
+        observation: Space of what every agent sees, ``[F]``.
+        horizon: Steps of an episode.
+        metrics: Names of what a step is measured by.
     """
 
     id: str
     group: str
     agents: tuple[str, ...]
     observation: spaces.Box
-    modes: int
+    horizon: int
     metrics: tuple[str, ...]
-    frame: Frame
 
     @property
-    def config(self) -> GameConfig:
-        """Settings."""
+    def actions(self) -> Sequence[spaces.Box] | Sequence[spaces.Discrete]:
+        """Space of each agent's actions: all `Box` of one shape, or all `Discrete`."""
         ...
 
     def begin(self, draw: Draw) -> Leaves:
@@ -121,85 +112,83 @@ class Game(Protocol):
         ...
 
     def see(self, place: Leaves, slot: int) -> Array:
-        """What is seen of a place after `slot` steps, ``[E, D]``."""
+        """What is seen of a place after `slot` steps, ``[E, F]``."""
         ...
 
     def play(self, place: Leaves, actions: Array, draw: Draw) -> Played:
-        """Take actions ``[E, A, 2]``, which are within bounds."""
-        ...
-
-    def answers(self, place: Leaves, actions: Array) -> Array:
-        """Which mode was chosen, ``[E, A]``, by the place where an episode ended and the actions that ended it."""
+        """Take actions ``[E, A, *D]``, which are within bounds: float64 of a `Box`, int64 of a `Discrete`."""
         ...
 
     def strategies(self) -> Mapping[str, Strategy]:
         """Policies to compare with, by name."""
         ...
 
-    def show(self, seen: Array, actions: Array) -> Shown:
-        """One episode for pictures, from ``[T + 1, D]`` and ``[T, A, 2]``; ``T`` may be 0."""
-        ...
 
+def uniformly(actions: Sequence[spaces.Box] | Sequence[spaces.Discrete]) -> Strategy:
+    """Every agent's action drawn uniformly from its space."""
+    first = actions[0]
+    if isinstance(first, spaces.Box):
+        low, high = (np.stack([getattr(space, end) for space in actions]) for end in ("low", "high"))
 
-def uniformly(agents: int) -> Strategy:
-    """Actions drawn uniformly from ``[-1, 1]^2``."""
+        def act(place: Leaves, draw: Draw) -> Array:
+            drawn = draw.step_of_copy(_UNIFORM, low.size).reshape(-1, *low.shape)
+            chosen: Array = low + (high - low) * drawn
+            return chosen
 
-    def act(place: Leaves, draw: Draw) -> Array:
-        return 2 * draw.step_of_copy(_UNIFORM, 2 * agents).reshape(-1, agents, 2) - 1
+    else:
+        counts = np.array([getattr(space, "n") for space in actions])  # noqa: B009 - mypy knows two kinds
+
+        def act(place: Leaves, draw: Draw) -> Array:
+            index: Array = (draw.step_of_copy(_UNIFORM, len(counts)) * counts).astype(np.int64)
+            return index
 
     return act
 
 
-class GameVectorEnv:
+G = TypeVar("G", bound=Game)
+
+
+class GameVectorEnv(Generic[G]):
     """``E`` copies of a game; implements `marl_tr.vector.contract.VectorEnv`.
 
     Episodes are of one length and end by termination: what is seen tells the time that is left, so nothing is cut off.
-    Metrics belong to an episode's end. Where it has several steps they are 0 before the last one and as many times
-    their value in it, so that the mean over an episode, which is what evaluations report, is the end's.
+    Agents with equal actions are one group; where all are, it is the game's `group`, else the groups are called
+    ``actions_<n>`` by the number of choices.
 
     Args:
         game: What is played.
         num_envs: ``E``.
         env_offset: Index of the first copy in the random streams.
+        cohort: Copies that are given the same episode.
 
     Raises:
-        UnequalCohorts: `num_envs` is not a multiple of the cohort's size.
+        UnequalCohorts: `num_envs` is not a multiple of `cohort`.
         ValueError: `num_envs` is below 1.
     """
 
-    gallery_size = 256
-    """Episodes that `gallery` and `before_after` show."""
-
-    def __init__(self, game: Game, *, num_envs: int, env_offset: int = 0) -> None:
-        cohort = game.config.cohort
-        if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
-        if num_envs % cohort:
-            raise UnequalCohorts(
-                f"environment {game.id!r}: {num_envs} copies cannot be split into cohorts of {cohort}; choose num_envs "
-                f"(and the episodes of evaluations) as a multiple of env.config.cohort"
-            )
+    def __init__(self, game: G, *, num_envs: int, env_offset: int = 0, cohort: int = 1) -> None:
         self.game = game
-        self._copy = np.arange(env_offset, env_offset + num_envs, dtype=np.int64)
+        self._copy, self._cohort = copy_indices(game.id, num_envs=num_envs, env_offset=env_offset, cohort=cohort)
         self._batch = (num_envs, len(game.agents))
+        self._columns = _columns(game)
         self.spec = EnvSpec(
             id=game.id,
             num_envs=num_envs,
-            groups=(
+            groups=tuple(
                 GroupSpec(
-                    name=game.group,
-                    agents=game.agents,
+                    name=name,
+                    agents=tuple(game.agents[i] for i in columns),
                     observation={"observation": game.observation},
-                    action={"action": spaces.Box(-1.0, 1.0, (2,), np.float32)},
-                ),
+                    action={"action": game.actions[columns[0]]},
+                )
+                for name, columns in self._columns.items()
             ),
             # What the agents see, so that a recorded trajectory holds its context.
             state={"context": game.observation},
-            horizon=game.config.horizon,
+            horizon=game.horizon,
             own_state=True,
         )
         self._begin(seed=0, episode=0)
-        self._ended: Leaves = self._place
 
     def reset(self, seed: int) -> Step:
         """Start ``E`` new episodes; equal seeds give equal episodes.
@@ -208,32 +197,31 @@ class GameVectorEnv:
             ValueError: `seed` is not in ``[0, 2**64)``.
         """
         self._begin(seed, episode=0)
-        self._ended, self._last = self._place, None
         return self._step(np.zeros(self._batch[0]), self._nothing(), ended=False)
 
     def step(self, actions: Actions) -> Step:
-        """Take every agent's action; coordinates beyond [-1, 1] are cut off.
+        """Take every agent's action; coordinates of a `Box` beyond its bounds are cut off.
 
         Args:
-            actions: ``{group: {"action": [E, A, 2]}}``.
+            actions: ``{group: {"action": [E, A, *D]}}``.
 
         Raises:
-            ValueError: The shape is wrong, or an action is not finite.
+            ValueError: A shape is wrong, a number is not finite, or a choice is none of the action's.
         """
         chosen = self._checked(actions)
         played = self.game.play(self._place, chosen, self._draw())
         self._place, self._slot = played.place, self._slot + 1
-        self._seen.append(self._context()[0])
-        self._chosen.append(chosen[0])
-        horizon = self.game.config.horizon
-        if self._slot < horizon:
-            return self._step(played.reward, self._nothing(), ended=False)
+        self._note(chosen)
+        over = self._slot == self.game.horizon
+        metrics = self._measured(played.metrics, over)
+        if not over:
+            return self._step(played.reward, metrics, ended=False)
         final = self._context()
-        self._ended, self._last = self._place, self._first_copy()
+        self._finish()
         self._begin(self._seed, self._episode + 1)
-        metrics = {name: (values * horizon).astype(np.float32) for name, values in played.metrics.items()}
         step = self._step(played.reward, metrics, ended=True)
-        step.groups[self.game.group].final_observation = {"observation": self._to_all(final)}
+        for name, columns in self._columns.items():
+            step.groups[name].final_observation = {"observation": _repeated(final, len(columns))}
         step.final_state = {"context": final}
         return step
 
@@ -242,14 +230,17 @@ class GameVectorEnv:
         self._begin(self._seed, self._episode + 1)
         return self._step(np.zeros(self._batch[0]), self._nothing(), ended=False)
 
+    def info(self, step: Step) -> dict[str, float]:
+        """What the PettingZoo view tells of the first copy's `step`: its metrics."""
+        return {name: float(values[0]) for name, values in step.metrics.items()}
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything the following steps, and `measures`, depend on."""
+        """Everything the following steps depend on."""
         return {
             "seed": self._seed,
             "episode": self._episode,
             "slot": self._slot,
             "place": {name: array.copy() for name, array in self._place.items()},
-            "ended": {name: array.copy() for name, array in self._ended.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -258,131 +249,142 @@ class GameVectorEnv:
         Raises:
             ValueError: It was taken from another game or another number of copies.
         """
-        place, ended = (
-            {name: np.array(array, np.float64) for name, array in state[key].items()} for key in ("place", "ended")
-        )
-        shapes = {name: array.shape for name, array in self._place.items()}
-        for found in (place, ended):
-            if {name: array.shape for name, array in found.items()} != shapes:
-                found_shapes = {name: array.shape for name, array in found.items()}
-                raise ValueError(f"the state's arrays have shapes {found_shapes}, expected {shapes}")
+        place = self._restored(state["place"])
         self._begin(int(state["seed"]), int(state["episode"]))
-        self._place, self._ended, self._slot = place, ended, int(state["slot"])
-        self._seen, self._last = [self._context()[0]], None
+        self._place, self._slot = place, int(state["slot"])
 
     def references(self) -> Sequence[Reference]:
         """The game's strategies; they know where this object's copies are."""
 
         def actor(strategy: Strategy) -> Callable[[Step], Actions]:
             def act(step: Step) -> Actions:
-                chosen = strategy(self._place, self._draw()).astype(np.float32)
-                return {self.game.group: {"action": chosen}}
+                chosen = strategy(self._place, self._draw())
+                if chosen.dtype != np.int64:
+                    chosen = chosen.astype(np.float32)
+                return {name: {"action": chosen[:, columns]} for name, columns in self._columns.items()}
 
             return act
 
         return tuple(Reference(name, actor(strategy)) for name, strategy in self.game.strategies().items())
 
-    def measures(self, actions: Actions, cohort: Array) -> dict[str, float]:
-        """How the answers given for one context divide among the modes; see `mode_measures`.
-
-        Args:
-            actions: Those that ended each copy's last episode, as an evaluation has them. They are judged by where that
-                episode ended (before any has, by where the first begins), which is this object's to know.
-            cohort: ``[E]``; copies of one cohort play the same episode, so their answers are samples for one context.
-
-        Returns:
-            Empty where no cohort has two copies.
-        """
-        chosen = np.clip(np.asarray(actions[self.game.group]["action"], np.float64), -1.0, 1.0)
-        return mode_measures(self.game.answers(self._ended, chosen), cohort, modes=self.game.modes)
-
-    def gallery(self, trajectories: Sequence[Trajectory]) -> dict[str, Array]:
-        """``answers``: all episodes turned so that their modes coincide, and some contexts alone."""
-        return {"answers": sheet(self.game.frame, {"": self._shown(trajectories)})}
-
-    def before_after(self, before: Sequence[Trajectory], after: Sequence[Trajectory]) -> dict[str, Array]:
-        """``before_after``: the same for both, one below the other."""
-        return {
-            "before_after": sheet(self.game.frame, {"before: ": self._shown(before), "after: ": self._shown(after)})
-        }
-
-    def render(self) -> Array:
-        """The first copy's episode so far, before its first step the one that ended, ``[H, W, 3]`` uint8."""
-        shown = self._last if self._last is not None and self._slot == 0 else self._first_copy()
-        return sheet(self.game.frame, {"": [shown]}, alone=True)
-
     def close(self) -> None:
         """Nothing is held."""
+
+    _place: Leaves
+    """Where every copy is."""
+    _slot: int
+    """Steps of the episode."""
 
     def _begin(self, seed: int, episode: int) -> None:
         self._seed, self._episode, self._slot = seed, episode, 0
         self._place = self.game.begin(self._draw())
-        self._seen, self._chosen = [self._context()[0]], []
 
-    _place: Leaves
-    """Where every copy is; `_ended`: where its last episode ended."""
-    _slot: int
-    """Steps of the episode."""
-    _seen: list[Array]
-    """Of the first copy's episode, for `render`: what was seen."""
-    _chosen: list[Array]
-    """And what was done."""
-    _last: Shown | None = None
-    """The first copy's episode that ended last, for `render`."""
+    def _note(self, chosen: Array) -> None:
+        """Actions were taken; for those who keep record."""
+
+    def _finish(self) -> None:
+        """The episodes are over; for those who keep record."""
+
+    def _measured(self, metrics: Leaves, over: bool) -> Leaves:
+        """What a step reports of the game's metrics."""
+        return {name: values.astype(np.float32) for name, values in metrics.items()}
+
+    def _restored(self, saved: Mapping[str, Array]) -> Leaves:
+        place = {name: np.array(array, np.float64) for name, array in saved.items()}
+        shapes, found = ({name: array.shape for name, array in x.items()} for x in (self._place, place))
+        if found != shapes:
+            raise ValueError(f"the state's arrays have shapes {found}, expected {shapes}")
+        return place
 
     def _draw(self) -> Draw:
-        moment = self._episode * self.game.config.horizon + self._slot
-        return Draw(self._seed, self._copy, self._copy // self.game.config.cohort, self._episode, moment)
+        moment = self._episode * self.game.horizon + self._slot
+        return Draw(self._seed, self._copy, self._cohort, self._episode, moment)
 
     def _context(self) -> Array:
         return np.ascontiguousarray(self.game.see(self._place, self._slot), np.float32)
 
-    def _to_all(self, context: Array) -> Array:
-        """``[E, D]`` to ``[E, A, D]``."""
-        return np.repeat(context[:, None], self._batch[1], axis=1)
-
-    def _first_copy(self) -> Shown:
-        taken = np.array(self._chosen).reshape(-1, self._batch[1], 2)
-        return self.game.show(np.stack(self._seen), taken)
-
-    def _shown(self, trajectories: Sequence[Trajectory]) -> list[Shown]:
-        return [
-            self.game.show(t.state["context"], np.clip(t.actions[self.game.group]["action"], -1.0, 1.0))
-            for t in trajectories
-        ]
-
     def _checked(self, actions: Actions) -> Array:
-        chosen = np.asarray(actions[self.game.group]["action"], np.float64)
-        expected = (*self._batch, 2)
-        if chosen.shape != expected:
-            raise ValueError(f"actions of group {self.game.group!r} have shape {chosen.shape}, expected {expected}")
-        finite = np.isfinite(chosen).all(axis=2)
-        if not finite.all():
-            copy, agent = (int(index[0]) for index in np.nonzero(~finite))
-            raise ValueError(
-                f"action of {self.game.agents[agent]} in environment {self._copy[copy]} of {self.game.id!r} is not "
-                f"finite (step {self._slot + 1} of {self.game.config.horizon})"
-            )
-        return np.clip(chosen, -1.0, 1.0)
+        """All agents' actions, ``[E, A, *D]``, float64 or int64."""
+        parts = []
+        for group in self.spec.groups:
+            space, given = group.action["action"], np.asarray(actions[group.name]["action"])
+            assert space.shape is not None
+            expected = (self._batch[0], len(group.agents), *space.shape)
+            if given.shape != expected:
+                raise ValueError(f"actions of group {group.name!r} have shape {given.shape}, expected {expected}")
+            if isinstance(space, spaces.Discrete):
+                good, fault = (given == np.floor(given)) & (given >= 0) & (given < space.n), f"none of its {space.n}"
+            else:
+                given = given.astype(np.float64)
+                good, fault = np.isfinite(given).reshape(*expected[:2], -1).all(axis=2), "not finite"
+            if not good.all():
+                copy, agent = (int(index[0]) for index in np.nonzero(~good))
+                raise ValueError(
+                    f"action of {group.agents[agent]} in environment {self._copy[copy]} of {self.spec.id!r} is {fault} "
+                    f"(step {self._slot + 1} of {self.game.horizon})"
+                )
+            if isinstance(space, spaces.Discrete):
+                parts.append(given.astype(np.int64))
+            else:
+                assert isinstance(space, spaces.Box)
+                parts.append(np.clip(given, space.low, space.high))
+        chosen = np.empty((*self._batch, *parts[0].shape[2:]), parts[0].dtype)
+        for part, columns in zip(parts, self._columns.values(), strict=True):
+            chosen[:, columns] = part
+        return chosen
 
     def _nothing(self) -> Leaves:
-        """Metrics of a step that ends no episode."""
+        """Metrics where no step was."""
         return {name: np.zeros(self._batch[0], np.float32) for name in self.game.metrics}
 
     def _step(self, reward: Array, metrics: Leaves, *, ended: bool) -> Step:
         context = self._context()
-        group = GroupStep(
-            observation={"observation": self._to_all(context)},
-            reward=np.repeat(reward.astype(np.float32)[:, None], self._batch[1], axis=1),
-            terminated=np.full(self._batch, ended),
-            truncated=np.zeros(self._batch, bool),
-            alive=np.ones(self._batch, bool),
-            acting=np.ones(self._batch, bool),
-        )
+        paid = np.broadcast_to(reward if reward.ndim == 2 else reward[:, None], self._batch).astype(np.float32)
+        groups = {}
+        for name, columns in self._columns.items():
+            batch = (self._batch[0], len(columns))
+            groups[name] = GroupStep(
+                observation={"observation": _repeated(context, len(columns))},
+                reward=np.ascontiguousarray(paid[:, columns]),
+                terminated=np.full(batch, ended),
+                truncated=np.zeros(batch, bool),
+                alive=np.ones(batch, bool),
+                acting=np.ones(batch, bool),
+            )
         return Step(
-            groups={self.game.group: group},
+            groups=groups,
             done=np.full(self._batch[0], ended),
             state={"context": context},
-            cohort=self._copy // self.game.config.cohort,
+            cohort=self._cohort.copy(),
             metrics=metrics,
         )
+
+
+V = TypeVar("V", bound=GameVectorEnv[Any])
+
+
+def native(vector: Callable[..., V], game: Callable[[Any], Any], config: Callable[..., Any]) -> Callable[..., V]:
+    """The factory of a game: ``make(num_envs=1, env_offset=0, **settings)``, settings being the fields of `config`.
+
+    It raises `pydantic.ValidationError` where a field is unknown or out of range, and what `vector` raises.
+    """
+
+    def make(*, num_envs: int = 1, env_offset: int = 0, **settings: Any) -> V:
+        return vector(game(config(**settings)), num_envs=num_envs, env_offset=env_offset)
+
+    return make
+
+
+def _columns(game: Game) -> dict[str, list[int]]:
+    """``{group: indices of its agents}``."""
+    by_space: dict[str, list[int]] = {}
+    for index, space in enumerate(game.actions):
+        by_space.setdefault(repr(space), []).append(index)
+    if len(by_space) == 1:
+        return {game.group: next(iter(by_space.values()))}
+    return {f"actions_{getattr(game.actions[columns[0]], 'n')}": columns for columns in by_space.values()}  # noqa: B009
+
+
+def _repeated(context: Array, agents: int) -> Array:
+    """``[E, F]`` to ``[E, A, F]``."""
+    return np.repeat(context[:, None], agents, axis=1)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from marl_tr.envs.games.bandit import IN_MODE
 from marl_tr.envs.games.circle import nearest, points, squared_distances
 from marl_tr.envs.games.config import MeetingConfig
-from marl_tr.envs.games.game import Draw, GameVectorEnv, Played, Strategy, uniformly
+from marl_tr.envs.games.game import Draw, Played, Strategy, native, uniformly
+from marl_tr.envs.games.modes import ModeGameVectorEnv, planes
 from marl_tr.envs.games.render import Frame, Shown
 from marl_tr.vector.contract import Leaves
 
@@ -23,29 +24,8 @@ Array = NDArray[Any]
 _ANGLE, _NOISE, _PICK = range(Draw.FIRST_PURPOSE, Draw.FIRST_PURPOSE + 3)
 
 
-def make(*, num_envs: int = 1, env_offset: int = 0, **config: Any) -> GameVectorEnv:
-    """``games/meeting-v0``, native.
-
-    Args:
-        num_envs: ``E``, a multiple of the cohort's size.
-        env_offset: Index of the first copy in the random streams.
-        **config: Fields of `MeetingConfig`.
-
-    Raises:
-        pydantic.ValidationError: A field is unknown or out of range.
-        UnequalCohorts: `num_envs` is not a multiple of `cohort`.
-        ValueError: `num_envs` is below 1.
-
-    Example:
-        >>> env = make(num_envs=8, modes=4)
-        >>> env.reset(seed=1).groups["guest"].observation["observation"].shape
-        (8, 2, 2)
-    """
-    return GameVectorEnv(Meeting(MeetingConfig(**config)), num_envs=num_envs, env_offset=env_offset)
-
-
 class Meeting:
-    """The game; see `marl_tr.envs.games.game.Game`.
+    """The game; see `marl_tr.envs.games.modes.ModeGame`.
 
     Both see ``(cos phi, sin phi)`` with ``phi`` uniform in ``[0, 2 pi)`` and choose a place at once; the points lie at
     ``phi + 2 pi k / M``. Both earn
@@ -64,7 +44,8 @@ class Meeting:
 
     def __init__(self, config: MeetingConfig) -> None:
         self.config = config
-        self.modes = config.modes
+        self.modes, self.horizon = config.modes, config.horizon
+        self.actions = planes(len(self.agents))
         self.observation: spaces.Box = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.frame = Frame(
             targets=self._points(np.zeros(1))[0],
@@ -104,7 +85,11 @@ class Meeting:
             chosen = (draw.episode_of_copy(_PICK, 2) * self.modes).astype(np.int64)
             return np.take_along_axis(self._points(place["angle"]), chosen[..., None], axis=1)
 
-        return {"always point 0": first_point, "independent random points": any_points, "uniform": uniformly(2)}
+        return {
+            "always point 0": first_point,
+            "independent random points": any_points,
+            "uniform": uniformly(self.actions),
+        }
 
     def show(self, seen: Array, actions: Array) -> Shown:
         """Two points."""
@@ -118,3 +103,7 @@ class Meeting:
         """``[E]``, from the sum over agents of squared distances to each point, ``[E, M]``."""
         value: Array = np.exp(-distance_sq / (2 * self.config.width**2)).max(axis=1)
         return value
+
+
+make = native(ModeGameVectorEnv, Meeting, MeetingConfig)
+"""``games/meeting-v0``, native; see `marl_tr.envs.games.game.native`."""

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from marl_tr.envs.games.circle import nearest, points, squared_distances
 from marl_tr.envs.games.config import ReachConfig
-from marl_tr.envs.games.game import Draw, GameVectorEnv, Played, Strategy, uniformly
+from marl_tr.envs.games.game import Draw, Played, Strategy, native, uniformly
+from marl_tr.envs.games.modes import ModeGameVectorEnv, planes
 from marl_tr.envs.games.render import Frame, Shown
 from marl_tr.vector.contract import Leaves
 
@@ -22,29 +23,8 @@ Array = NDArray[Any]
 _START, _ANGLE, _PICK = range(Draw.FIRST_PURPOSE, Draw.FIRST_PURPOSE + 3)
 
 
-def make(*, num_envs: int = 1, env_offset: int = 0, **config: Any) -> GameVectorEnv:
-    """``games/reach-v0``, native.
-
-    Args:
-        num_envs: ``E``, a multiple of the cohort's size.
-        env_offset: Index of the first copy in the random streams.
-        **config: Fields of `ReachConfig`.
-
-    Raises:
-        pydantic.ValidationError: A field is unknown or out of range.
-        UnequalCohorts: `num_envs` is not a multiple of `cohort`.
-        ValueError: `num_envs` is below 1.
-
-    Example:
-        >>> env = make(num_envs=8, modes=4)
-        >>> env.reset(seed=1).groups["walker"].observation["observation"].shape
-        (8, 1, 5)
-    """
-    return GameVectorEnv(Reach(ReachConfig(**config)), num_envs=num_envs, env_offset=env_offset)
-
-
 class Reach:
-    """The game; see `marl_tr.envs.games.game.Game`.
+    """The game; see `marl_tr.envs.games.modes.ModeGame`.
 
     Goals lie on a circle at ``phi + 2 pi k / M`` with ``phi`` uniform in ``[0, 2 pi)``, the start is near the middle.
     An action ``a`` moves the mass by ``speed a / max(1, |a|)``, the same in all directions, so that no goal is nearer
@@ -63,7 +43,8 @@ class Reach:
 
     def __init__(self, config: ReachConfig) -> None:
         self.config = config
-        self.modes = config.modes
+        self.modes, self.horizon = config.modes, config.horizon
+        self.actions = planes(len(self.agents))
         self.observation: spaces.Box = spaces.Box(-1.0, 1.0, (5,), np.float32)
         self.frame = Frame(targets=self._goals(np.zeros(1))[0], ring=config.arrival)
 
@@ -104,7 +85,7 @@ class Reach:
             chosen = (draw.episode_of_copy(_PICK, 1) * self.modes).astype(np.int64)
             return self._towards(place, self._goals(place["angle"]), chosen)
 
-        return {"nearest goal": to_nearest, "a random goal": to_any, "uniform": uniformly(1)}
+        return {"nearest goal": to_nearest, "a random goal": to_any, "uniform": uniformly(self.actions)}
 
     def show(self, seen: Array, actions: Array) -> Shown:
         """The way."""
@@ -119,3 +100,7 @@ class Reach:
         way = np.take_along_axis(goals, chosen[..., None], axis=1) - place["position"][:, None]
         velocity: Array = way / np.maximum(np.linalg.norm(way, axis=2, keepdims=True), self.config.speed)
         return velocity
+
+
+make = native(ModeGameVectorEnv, Reach, ReachConfig)
+"""``games/reach-v0``, native; see `marl_tr.envs.games.game.native`."""

@@ -173,6 +173,16 @@ class CopyBlock:
             )
         return np.ascontiguousarray(frame)
 
+    def hook(self, name: str) -> Any:
+        """An attribute of the first copy's environment, below all wrappers.
+
+        Raises:
+            AttributeError: It has none of this name.
+        """
+        env = self.copies[0].env
+        env = env.env if isinstance(env, TurnBasedView | SingleAgentView) else env
+        return getattr(getattr(env, "unwrapped", env), name)
+
     def state_dict(self) -> dict[str, Any]:
         """Reset seed, episode numbers, actions since each copy's reset, and a digest of every answer."""
         return {

@@ -196,6 +196,10 @@ class VectorEnv(Protocol):
         ``measures(actions: Actions, cohort: Array) -> Mapping[str, float]``: numbers of all of an evaluation's
             episodes together, such as their diversity; the actions of each episode's last step, and ``[E]`` which
             episodes are of one cohort.
+        ``exact_gaps(policy: Callable[[str, Leaves], Array]) -> Mapping[str, float]``: what each agent would gain in an
+            episode by a best response, exactly, where all play `policy`: from an agent's name and a batch of its
+            observations ``{leaf: [N, ...]}``, masks among them, to the probabilities ``[N, n]`` of its one discrete
+            action. The policy depends on nothing else. For games that can be enumerated.
         ``hacking: tuple[str, str]``: names of two metrics: one that grows with the reward that is learned from, and a
             distance, not part of it, that falls where the samples truly get better.
     """

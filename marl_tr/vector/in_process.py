@@ -111,6 +111,16 @@ class InProcessVectorEnv:
         generator = np.random.default_rng(0)
         return [Reference("random", lambda step: random_actions(self.spec, generator, step))]
 
+    @property
+    def exact_gaps(self) -> Callable[..., Mapping[str, float]]:
+        """The first copy's hook of this name; see `marl_tr.vector.contract.VectorEnv`.
+
+        Raises:
+            AttributeError: It has none.
+        """
+        hook: Callable[..., Mapping[str, float]] = self._block.hook("exact_gaps")
+        return hook
+
     def close(self) -> None:
         """Close every copy."""
         self._block.close()

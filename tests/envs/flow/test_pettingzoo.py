@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from pettingzoo.test import parallel_api_test, parallel_seed_test
 
+from marl_tr.envs.cohorts import UnequalCohorts
 from marl_tr.envs.flow import mixture as mixture_module
 from marl_tr.envs.flow import video
-from marl_tr.envs.flow.generation import UnequalCohorts
 from marl_tr.envs.flow.pettingzoo import GenerationParallelEnv, mixture, moving_shapes
 
 CASES = [

@@ -3,8 +3,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from marl_tr.envs.cohorts import UnequalCohorts
 from marl_tr.envs.flow.config import MovingShapesConfig
-from marl_tr.envs.flow.generation import UnequalCohorts
 from marl_tr.envs.flow.shapes import CONDITIONS, condition_tokens, decode_condition, positions, render_clips
 from marl_tr.envs.flow.standardisation import COMPONENTS
 from marl_tr.envs.flow.video import CELL, make

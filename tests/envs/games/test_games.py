@@ -7,8 +7,8 @@ import pytest
 from pydantic import ValidationError
 from scipy import integrate, stats
 
+from marl_tr.envs.cohorts import UnequalCohorts
 from marl_tr.envs.games import bandit, meeting, reach
-from marl_tr.envs.games.game import UnequalCohorts
 from marl_tr.registry import find
 from marl_tr.trainer.evaluation import evaluate_act
 from marl_tr.vector import make_vector_env

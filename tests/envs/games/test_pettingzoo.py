@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 from pettingzoo.test import parallel_api_test, parallel_seed_test
 
+from marl_tr.envs.cohorts import UnequalCohorts
 from marl_tr.envs.games import bandit as bandit_module
 from marl_tr.envs.games import meeting as meeting_module
 from marl_tr.envs.games import reach as reach_module
-from marl_tr.envs.games.game import UnequalCohorts
-from marl_tr.envs.games.pettingzoo import GameParallelEnv, bandit, meeting, reach
+from marl_tr.envs.games.pettingzoo import bandit, matrix, meeting, reach
+from marl_tr.envs.view import BatchParallelEnv
 from marl_tr.vector.check import check_env
 
 CASES = [
@@ -70,13 +71,26 @@ def test_reset_without_a_seed_goes_on_to_the_next_episode():
     assert np.array_equal(found, expected)
 
 
+def test_a_game_whose_metrics_are_a_steps_tells_them_in_every_step():
+    game = matrix(game="prisoners_dilemma", rounds=2)
+    game.reset(seed=0)
+    for over in (False, True):
+        _, rewards, terminations, _, infos = game.step({"player_0": 0, "player_1": 1})
+        assert rewards == {"player_0": 0, "player_1": 5}
+        assert infos["player_1"] == {"payoff_player_0": 0, "payoff_player_1": 5, "payoff_mean": 2.5}
+        assert set(terminations.values()) == {over}
+    assert game.metadata["render_modes"] == []
+    with pytest.raises(ValueError, match="not offered; None"):
+        matrix(render_mode="rgb_array")
+
+
 def test_misuse_is_named():
     with pytest.raises(ValueError, match="rgb_array"):
         bandit(render_mode="human")
     with pytest.raises(UnequalCohorts):
         bandit(cohort=2)
     with pytest.raises(ValueError, match="one copy"):
-        GameParallelEnv(bandit_module.make(num_envs=2), name="two")
+        BatchParallelEnv(bandit_module.make(num_envs=2), name="two")
     game = meeting()
     with pytest.raises(RuntimeError, match="reset"):
         game.step({})
