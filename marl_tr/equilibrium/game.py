@@ -10,7 +10,7 @@ from pathlib import Path
 
 from marl_tr.equilibrium.plays import PolicySubject, RandomSubject, ReferenceSubject, Subject, reference_names
 from marl_tr.equilibrium.settings import ALL_REFERENCES
-from marl_tr.equilibrium.solo import Payoff
+from marl_tr.equilibrium.solo import Payoff, refuse_cohorts
 from marl_tr.errors import UserError
 from marl_tr.scenario import load_scenario
 from marl_tr.scenario.schema import AgentPart, Scenario
@@ -54,11 +54,7 @@ class Game:
                     f"environment {spec.id!r} has one agent alone: there is nobody to be in equilibrium with "
                     "('marl-tr eval' tells how well it does)"
                 )
-            if env.reset(0).cohort is not None:
-                raise UserError(
-                    f"environment {spec.id!r} compares samples of a cohort with each other: it is no game between "
-                    "agents, and has no best responses to look for"
-                )
+            refuse_cohorts(spec, env.reset(0))
             references = reference_names(env)
         finally:
             env.close()

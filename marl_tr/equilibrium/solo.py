@@ -16,7 +16,7 @@ from marl_tr.rollout.collector import learned_rewards
 from marl_tr.rollout.lives import Starts, beginnings, everybody
 from marl_tr.vector.contract import Actions, EnvSpec, GroupSpec, GroupStep, Leaves, Step, VectorEnv
 
-__all__ = ["GLOBAL_STATE", "Payoff", "SoloEnv"]
+__all__ = ["GLOBAL_STATE", "Payoff", "SoloEnv", "refuse_cohorts"]
 
 Payoff = Literal["own", "mean", "sum"]
 """What an agent is after: its own reward, or the mean or sum over the living; as `EnvSection.reward`."""
@@ -60,11 +60,7 @@ class SoloEnv:
         """See `VectorEnv`."""
         self._others.begin()
         self._step = self._env.reset(seed)
-        if self._step.cohort is not None:
-            raise UserError(
-                f"environment {self._env.spec.id!r} compares samples of a cohort with each other: it is no game "
-                "between agents, and has no best responses to look for"
-            )
+        refuse_cohorts(self._env.spec, self._step)
         self._starts = everybody(self._step)
         return self._alone(self._step)
 
@@ -147,6 +143,19 @@ class SoloEnv:
                 parts += [seen[leaf] for leaf in group.features]
         flat = [np.asarray(x, np.float32).reshape(copies, -1) for x in parts]
         return np.nan_to_num(np.concatenate(flat, axis=1))[:, None]
+
+
+def refuse_cohorts(spec: EnvSpec, step: Step) -> None:
+    """Refuse environments whose copies are compared with each other; a cohort of one is none.
+
+    Raises:
+        UserError: Two copies are of one cohort.
+    """
+    if step.cohort is not None and len(np.unique(step.cohort)) < spec.num_envs:
+        raise UserError(
+            f"environment {spec.id!r} compares samples of a cohort with each other: it is no game between agents, and "
+            "has no best responses to look for (where it has a setting 'cohort', 1 makes it one)"
+        )
 
 
 def _place(spec: EnvSpec, agent: str) -> tuple[GroupSpec, int]:
