@@ -54,10 +54,12 @@ class Cost:
 
     def render(self) -> str:
         """One line."""
-        low, high = (_duration(steps * self.seconds_a_step) for steps in (self.least, self.most))
+        ends = sorted({self.least, self.most})
+        steps = " to ".join(f"{end:,}" for end in ends)
+        seconds = " to ".join(_duration(end * self.seconds_a_step) for end in ends)
         return (
-            f"cost: {self.responders} responders, {self.least:,} to {self.most:,} environment steps of training; about "
-            f"{low} to {high} at {1 / self.seconds_a_step:,.0f} steps a second (measured), evaluations beside them"
+            f"cost: {self.responders} responders, {steps} environment steps of training; about {seconds} at "
+            f"{1 / self.seconds_a_step:,.0f} steps a second (measured), evaluations beside them"
         )
 
 

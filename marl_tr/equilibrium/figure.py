@@ -17,7 +17,7 @@ _GREY = "#6b6b6b"
 
 
 def gap_figure(audits: Sequence[Mapping[str, Any]], *, title: str) -> Figure:
-    """Two panels: each audited agent's gap with its 95 % interval, and the best validation gap over the budget.
+    """Two panels: each audited agent's gap with its 95 % interval, and the best learned gap over the budget.
 
     Args:
         audits: As in ``nash_gap.json``: the policy's first, then controls and omniscient responders.
@@ -56,7 +56,7 @@ def _draw_gaps(axes: Axes, audits: Sequence[Mapping[str, Any]]) -> None:
             y, gap = len(names), found["gap"]
             color = _COLORS[index % len(_COLORS)]
             axes.plot([gap["ci_low"], gap["ci_high"]], [y, y], color=color, linewidth=2.5, solid_capstyle="butt")
-            # Hollow where the gap still grew: the true one is farther right.
+            # Hollow where the search did not converge: the true gap is likely farther right.
             face = color if found["converged"] else "white"
             axes.plot([gap["estimate"]], [y], "o", color=color, markerfacecolor=face, markersize=7)
             if found["exact_gap"] is not None:
@@ -68,7 +68,7 @@ def _draw_gaps(axes: Axes, audits: Sequence[Mapping[str, Any]]) -> None:
     axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="x", color="#dddddd", linewidth=0.8)
-    axes.set_xlabel("gap: gained by deviating alone (return, 95 % interval)\na lower bound; hollow: still growing")
+    axes.set_xlabel("gap: gained by deviating alone (return, 95 % interval)\na lower bound; hollow: not converged")
     if exact_named:
         axes.legend(frameon=False, loc="best", fontsize=9)
 
@@ -91,4 +91,4 @@ def _draw_budgets(axes: Axes, audits: Sequence[Mapping[str, Any]]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.set_xlabel("environment steps of each responder")
-    axes.set_ylabel("best gap so far\n(validation episodes)")
+    axes.set_ylabel("best learned gap so far\n(validation episodes)")
