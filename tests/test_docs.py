@@ -30,6 +30,7 @@ EXPECTED = {
     "docs/environments.md": {"python", "yaml"},
     "docs/games.md": {"python", "yaml"},
     "docs/flow.md": {"python", "yaml", "sh"},
+    "docs/nash-gap.md": {"python", "sh"},
     "docs/results.md": {"sh"},
     "docs/results-flow.md": {"sh"},
     "docs/scenarios.md": {"python", "yaml", "sh"},

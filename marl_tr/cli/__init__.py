@@ -13,6 +13,7 @@ COMMANDS = {
     "resume": Entry("marl_tr.cli.resume:resume", "go on with a run, exactly where it stopped"),
     "eval": Entry("marl_tr.cli.evaluate:evaluate", "evaluate a run's newest checkpoint on held-out episodes"),
     "audit": Entry("marl_tr.cli.audit:audit", "verify that every accepted update kept its bound"),
+    "nash-gap": Entry("marl_tr.cli.nash_gap:nash_gap", "measure what agents of a run gain by deviating alone"),
     "pretrain": Entry("marl_tr.cli.pretrain:pretrain", "train a flow on its environment's data, before any reward"),
     "tb": Entry("marl_tr.cli.tb:tb", "open a run, or a folder of runs, in TensorBoard"),
     "check-env": Entry("marl_tr.cli.check_env:check_env", "test an environment; says how to cure what fails"),

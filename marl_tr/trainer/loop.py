@@ -65,6 +65,7 @@ class Trainer:
 
     Args:
         scenario: What to build.
+        env: Learn in this in place of the scenario's environment.
 
     Attributes:
         audit: Receives a line for every update of a policy or the critic; to be set before the first iteration.
@@ -74,11 +75,11 @@ class Trainer:
         seconds: Wall time by part of the loop, for the time split.
     """
 
-    def __init__(self, scenario: Scenario) -> None:
+    def __init__(self, scenario: Scenario, *, env: VectorEnv | None = None) -> None:
         self.began = time.perf_counter()
         self.scenario = scenario
         self.device = device_of(scenario)
-        self.env = build_env(scenario, num_envs=scenario.env.num_envs)
+        self.env = build_env(scenario, num_envs=scenario.env.num_envs) if env is None else env
         self.players: tuple[Player, ...] = build_players(scenario, self.env.spec)
         self.critic = build_critic(scenario, self.env.spec)
         self.iteration = 0
