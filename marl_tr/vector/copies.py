@@ -200,6 +200,11 @@ def call_factory(factory: Any, arguments: Mapping[str, Any], *, env_id: str) -> 
     except TypeError as error:
         known = [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
         unknown = [name for name in arguments if name not in known]
+        if unknown == ["render_mode"]:  # most likely not the user's: films add it
+            raise BadEnvironmentConfig(
+                f"environment {env_id!r}: its factory takes no render_mode, without which it cannot be filmed; let it "
+                "take render_mode=None, and where that is 'rgb_array' let render() return an array [H, W, 3] of uint8"
+            ) from error
         near = difflib.get_close_matches(unknown[0], known, n=1) if unknown else []
         hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(known) or 'nothing'}"
         raise BadEnvironmentConfig(f"environment {env_id!r}: its factory: {error}{hint}") from error

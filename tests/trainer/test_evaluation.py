@@ -288,5 +288,7 @@ def test_an_environment_that_draws_nothing_is_not_filmed(
     run = the_run(tmp_path)
     capsys.readouterr()
     assert main(["eval", str(run), "--video"]) == 2
-    assert "plain:Plain" in capsys.readouterr().err
+    assert (
+        "'plain:Plain': its factory takes no render_mode, without which it cannot be filmed" in capsys.readouterr().err
+    )
     assert not list((run / "media").glob("*.mp4"))
