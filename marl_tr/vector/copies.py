@@ -163,7 +163,8 @@ def _reason(problem: Any, model: Any) -> str:
         return f"{path} is required and missing"
     if problem["type"] == "value_error":
         # A rule of the model's own: it says what it is about, and the value may be all settings.
-        return (f"{path}: " if path else "") + problem["msg"].removeprefix("Value error, ")
+        reason = problem["msg"].removeprefix("Value error, ")
+        return f"{path}: {reason}" if path else f"{reason}"
     if problem["type"] == "union_tag_invalid":
         tags = [tag.strip(" '") for tag in problem["ctx"]["expected_tags"].split(",")]
         key, tag = problem["ctx"]["discriminator"].strip("'"), str(problem["ctx"]["tag"])
