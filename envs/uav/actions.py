@@ -3,7 +3,8 @@
 Three kinds. ``continuous``: numbers in [-1, 1] for speed, heading, pitch (3-D flight) and power. ``discrete``: one
 choice among hovering and directions at some speeds (and pitches), one among powers. ``hybrid``: flight as numbers,
 power as a choice. With sub-channels, powers of the sub-channels are a softmax of numbers (continuous), or the power
-chosen is split evenly over the sub-channels in use and each of them goes to one of the nearest users, or to nobody.
+chosen is split evenly over the sub-channels that are given to somebody; each goes to one of the nearest users, or to
+nobody.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,11 +11,12 @@ from marl_tr.envs.uav.actions_config import ActionsConfig, ContinuousActions
 from marl_tr.envs.uav.channel_config import AlHouraniConfig, ChannelConfig, GainMapConfig
 from marl_tr.envs.uav.flight_config import BatteryConfig, DepotStarts, FlightConfig, StartsConfig, UniformStarts
 from marl_tr.envs.uav.layout import checked_centres, depot_places
-from marl_tr.envs.uav.mobility import check_mobility
+from marl_tr.envs.uav.mobility import make_mobility
 from marl_tr.envs.uav.mobility_config import MobilityConfig, StaticConfig
 from marl_tr.envs.uav.propagation import check_coverage
 from marl_tr.envs.uav.radio_config import RadioConfig
 from marl_tr.envs.uav.reward_config import RateUtility, UtilityConfig
+from marl_tr.envs.uav.traffic import make_traffic
 from marl_tr.envs.uav.traffic_config import FullBufferConfig, TrafficConfig
 from marl_tr.envs.uav.utility import StdOver
 from marl_tr.scenario.strict import Strict
@@ -151,11 +152,21 @@ class DownlinkConfig(Strict):
         backhaul = self.radio.backhaul
         if backhaul is not None and backhaul.channel == "mean_gain" and not isinstance(self.channel, AlHouraniConfig):
             raise ValueError("radio.backhaul.channel: mean_gain is Al-Hourani's; with another channel use free_space")
-        check_mobility(
-            self.mobility, area_m=self.area_m, slot_s=self.slot_s, horizon=self.horizon, num_users=self.num_users
-        )
         lowest, highest = self.altitudes_m
         check_coverage(self.channel, carrier_hz=self.carrier_hz, area_m=self.area_m, lowest_m=lowest, highest_m=highest)
+        return self
+
+    @model_validator(mode="after")
+    def _check_users(self) -> Self:
+        # Built for one environment and dropped: what does not suit is then said where the settings stand.
+        block: dict[str, Any] = {
+            "num_envs": 1,
+            "num_users": self.num_users,
+            "slot_s": self.slot_s,
+            "horizon": self.horizon,
+        }
+        make_mobility(self.mobility, area_m=self.area_m, **block)
+        make_traffic(self.traffic, **block)
         return self
 
     @property

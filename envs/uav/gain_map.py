@@ -171,7 +171,10 @@ def _read(resolved: str, shown: str, modified_ns: int, size: int) -> GainMap:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         # A pickled array is among them: nothing that can run code is loaded.
-        raise GainMapError(f"gain map {shown!r}: not an .npz file of plain arrays ({error})") from error
+        # NumPy's words about that would advise to load it all the same.
+        objects = "no zip archive, or pickled objects; write it with save_gain_map"
+        why = objects if isinstance(error, ValueError) else error
+        raise GainMapError(f"gain map {shown!r}: not an .npz file of plain arrays ({why})") from error
     return _made(arrays, shown)
 
 
@@ -195,8 +198,11 @@ def _made(arrays: dict[str, Array], shown: str) -> GainMap:
             raise refuse(f"{name} is not finite at {tuple(map(int, np.argwhere(~np.isfinite(array))[0]))}{cure}")
     names = [name for name in ("uav_x", "uav_y", "uav_z", "user_x", "user_y") if name in arrays]
     for name in names:
-        if arrays[name].ndim != 1 or not arrays[name].size or (np.diff(arrays[name].astype(float)) <= 0).any():
+        if arrays[name].ndim != 1 or not arrays[name].size:
             raise refuse(f"{name} must be one axis of ascending coordinates, not of shape {arrays[name].shape}")
+        back = np.diff(arrays[name].astype(float)) <= 0
+        if back.any():
+            raise refuse(f"{name} must ascend, and does not at entry {int(back.argmax()) + 1}")
     gain, expected = arrays["gain_db"], tuple(arrays[name].size for name in names)
     if gain.shape != expected:
         raise refuse(f"gain_db has shape {gain.shape}, where {', '.join(names)} make it {expected}")

@@ -25,7 +25,7 @@ from marl_tr.envs.uav.traces import TraceReplay
 from marl_tr.envs.uav.walks import GaussMarkov, RandomWalk
 from marl_tr.envs.uav.waypoint import Groups, RandomWaypoint
 
-__all__ = ["Mobility", "MobilityConfig", "check_mobility", "make_mobility"]
+__all__ = ["Mobility", "MobilityConfig", "make_mobility"]
 
 
 def make_mobility(
@@ -82,14 +82,3 @@ def make_mobility(
             return Groups(config, **block)
         case TraceConfig():
             return TraceReplay(config, horizon=horizon, **block)
-
-
-def check_mobility(config: MobilityConfig, *, area_m: float, slot_s: float, horizon: int, num_users: int) -> None:
-    """Find out before anything is built whether a model of motion suits the other numbers.
-
-    Arguments as in `make_mobility`.
-
-    Raises:
-        ValueError: It does not: more groups than users, too long a slot, or (`TraceError`) a file that cannot be used.
-    """
-    make_mobility(config, area_m=area_m, slot_s=slot_s, horizon=horizon, num_envs=1, num_users=num_users)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -200,6 +201,8 @@ class DownlinkParallelEnv(ParallelEnv):  # type: ignore[misc]
         missing = [agent for agent in self.agents if agent not in actions]
         if missing:
             raise ValueError(f"no action for {', '.join(missing)}")
+        if len(self._leaf_spaces) > 1:
+            self._check_parts(actions)
         leaves: Leaves = {}
         whole = len(self.agents) == self.config.num_uavs
         for leaf, space in self._leaf_spaces.items():
@@ -216,6 +219,14 @@ class DownlinkParallelEnv(ParallelEnv):  # type: ignore[misc]
                 stacked[0, [self._row[agent] for agent in self.agents]] = flying[0]
             leaves[leaf] = stacked
         return leaves
+
+    def _check_parts(self, actions: dict[str, Any]) -> None:
+        for agent in self.agents:
+            action = actions[agent]
+            if not isinstance(action, Mapping) or any(leaf not in action for leaf in self._leaf_spaces):
+                got = sorted(action) if isinstance(action, Mapping) else type(action).__name__
+                parts = ", ".join(map(repr, self._leaf_spaces))
+                raise ValueError(f"action of {agent} must be a mapping with {parts}; got {got}")
 
     def _observations(self, who: Array) -> dict[str, Any]:
         """Of the agents of the step that was, those that ended in it included."""

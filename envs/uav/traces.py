@@ -267,7 +267,8 @@ def _shared(path: str, num_users: int, area_m: float) -> Trace:
     try:
         stamp = Path(path).stat()
     except OSError as error:
-        raise TraceError(f"{path}: cannot be read: {error.strerror} (mobility.path)") from error
+        where = f"mobility.path; relative paths count from the current folder, {Path.cwd()}"
+        raise TraceError(f"{path}: cannot be read: {error.strerror} ({where})") from error
     return _read_once(str(Path(path).absolute()), stamp.st_mtime_ns, stamp.st_size, path, num_users, area_m)
 
 

@@ -70,6 +70,12 @@ def test_mobility_that_does_not_suit_the_rest_is_refused_with_the_settings(tmp_p
     assert DownlinkConfig(num_users=1, mobility={"kind": "trace", "path": str(file)}).moving_users
 
 
+def test_traffic_that_cannot_be_counted_is_refused_with_the_settings():
+    most = {"kind": "poisson", "packets_per_s": 1e5, "packet_bits": 1_000_000_000}
+    with pytest.raises(ValidationError, match=r"more bits than can be counted: lower packet_bits"):
+        DownlinkConfig(horizon=1_000_000, traffic=most)
+
+
 def test_every_field_is_described():
     models = settings(DownlinkConfig)
     assert len(models) > 5

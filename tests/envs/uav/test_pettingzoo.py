@@ -119,3 +119,13 @@ def test_misuse_is_answered_with_the_cure():
         DownlinkParallelEnv(DownlinkConfig(), render_mode="human")
     with pytest.raises(ValueError, match="seed must be in"):
         game.reset(seed=-1)
+
+
+@pytest.mark.parametrize("action", [np.zeros(3), None, {"move": np.zeros(2)}, {"alloc": np.zeros(1, int)}])
+def test_an_action_without_its_parts_names_the_agent_and_the_parts(action):
+    env = parallel_env(num_uavs=2, num_users=3, actions={"kind": "hybrid"})
+    env.reset(seed=1)
+    whole = env.action_space("uav_0").sample()
+    with pytest.raises(ValueError, match=r"action of uav_1 must be a mapping with 'move', 'alloc'; got "):
+        env.step({"uav_0": whole, "uav_1": action})
+    env.step(dict.fromkeys(env.agents, whole))

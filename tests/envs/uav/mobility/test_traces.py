@@ -149,7 +149,9 @@ def test_files_that_cannot_be_read_are_named(tmp_path, users_of):
     missing = tmp_path / "none.csv"
     with pytest.raises(TraceError, match=r"none\.csv: cannot be read: No such file"):
         read_trace(missing, num_users=1, area_m=10.0)
-    with pytest.raises(TraceError, match=r"none\.csv: cannot be read: No such file .*mobility\.path"):
+    with pytest.raises(
+        TraceError, match=r"none\.csv: cannot be read: No such file or directory \(mobility\.path; .* current folder, /"
+    ):
         users_of(TraceConfig(path=str(missing)))
     (tmp_path / "b.csv").write_bytes(b"t,id,x,y\n\xff\xfe,a,1,1\n")
     with pytest.raises(TraceError, match=r"b\.csv: is not UTF-8 text"):
