@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -198,14 +199,10 @@ def _scores(scalars: Mapping[str, float]) -> dict[str, float]:
 
 def _references(report: str) -> dict[str, float]:
     """Mean return of each reference, from the report's first table."""
-    rows = (line.strip("| ").split(" | ") for line in report.splitlines() if line.startswith("| "))
-    found: dict[str, float] = {}
-    for cells in rows:
-        if cells[0] == "agent":
-            break
-        if not cells[0].startswith(("policy", "learned")):
-            found[cells[0]] = float(cells[1])
-    return found
+    lines = dropwhile(lambda line: not line.startswith("| "), report.splitlines())
+    rows = [line.strip("| ").split(" | ") for line in takewhile(lambda line: line.startswith("|"), lines)]
+    # Its header, and the line below it.
+    return {cells[0]: float(cells[1]) for cells in rows[2:] if not cells[0].startswith("learned")}
 
 
 def _recurrent(scenario: str) -> list[str]:
