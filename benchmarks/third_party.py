@@ -175,10 +175,11 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         by_scenario.setdefault(name.split()[0], []).append(row)
     lines = []
     for scenario, found in by_scenario.items():
-        cpu, load = [np.mean([row["cpu_s"] for row in found]), [row["load"] for row in found]]
-        random = found[0]["random"]
+        known = [row["cpu_s"] for row in found if row["cpu_s"] is not None]
+        cpu = f"{np.mean(known):.0f} CPU s" if known else "CPU time not kept"
+        load, random = [row["load"] for row in found], found[0]["random"]
         lines.append(
-            f"{scenario}: {len(found)} seeds, {found[0]['steps']:,} steps, {cpu:.0f} CPU s, load {np.min(load)} to "
+            f"{scenario}: {len(found)} seeds, {found[0]['steps']:,} steps, {cpu}, load {np.min(load)} to "
             f"{np.max(load)}, random {random}"
         )
         for tag in found[0]["after"]:
