@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
@@ -84,21 +85,21 @@ class Channel(Protocol):
         ...
 
 
-class _Stateless:
+class _Stateless(ABC):
     """What channels share in which nothing is drawn: the gain is the mean gain."""
 
     dtype: np.dtype[Any]
 
-    def begin(self, rows: Array, *, seed: int, stream: Array, episode: Array) -> None:
+    def begin(self, rows: Array, *, seed: int, stream: Array, episode: Array) -> None:  # noqa: B027 - meant for all
         """Nothing to do."""
 
     def gain(self, position: Array, users: Array, *, seed: int, stream: Array, moment: Array) -> Array:
         """The same as `mean_gain`."""
         return self.mean_gain(position, users)
 
+    @abstractmethod
     def mean_gain(self, position: Array, users: Array) -> Array:
         """See `Channel.mean_gain`."""
-        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Array]:
         """Empty."""
