@@ -36,6 +36,9 @@ class Capability(StrEnum):
     LOG_PROB = "log_prob"
     KL = "kl"
     MASS = "mass"
+    """Its laws are of choices: what it says of an action is a probability, no density."""
+    GAUSSIAN = "gaussian"
+    """Its laws are of independent Gaussians (a flow's: step by step)."""
     SAMPLE_DISTANCE = "sample_distance"
 
 

@@ -38,6 +38,8 @@ __all__ = [
     "resolve",
 ]
 
+_PAPER = "arxiv:"
+
 KINDS = ("envs", "agents", "critics", "models", "objectives", "regions", "schedules", "commands")
 
 
@@ -138,7 +140,8 @@ def names(kind: str) -> dict[str, Entry]:
 
 
 def find(kind: str, name: str) -> Entry:
-    """The entry called `name`, or the one that ``module:attribute`` or a foreign registry's prefix leads to.
+    """The entry called `name`, or the one that ``module:attribute``, ``arxiv:ID`` or a foreign registry's prefix leads
+    to.
 
     Raises:
         UnknownName: With the nearest names, the command that lists all, and the packages that were left out.
@@ -148,6 +151,8 @@ def find(kind: str, name: str) -> Entry:
     known = dict(sorted({**found, **_registered[kind]}.items()))
     if name in known:
         return known[name]
+    if name.startswith(_PAPER):
+        return _by_paper(kind, name, known)
     if ":" in name:
         target = resolve(name)
         return target if isinstance(target, Entry) else Entry(target=target)
@@ -158,6 +163,16 @@ def find(kind: str, name: str) -> Entry:
     hint = f"; did you mean {near[0]!r}?" if near else ""
     left_out = "".join(f"; {package}" for package in broken)
     raise UnknownName(f"no {kind.removesuffix('s')} {name!r}{hint} ('marl-tr {kind}' lists all){left_out}")
+
+
+def _by_paper(kind: str, name: str, known: Mapping[str, Entry]) -> Entry:
+    """What is built from the paper ``arxiv:ID``, as settings models say (``paper``)."""
+    wanted = name.removeprefix(_PAPER)
+    found = [own for own, entry in known.items() if getattr(entry.load_config(), "paper", "") == wanted]
+    if len(found) != 1:
+        several = f"{' and '.join(map(repr, found))} are of {name}; say which" if found else f"no {kind} of {name}"
+        raise UnknownName(f"{several} ('marl-tr {kind}' lists all)")
+    return known[found[0]]
 
 
 def here_only(kind: str, name: str) -> bool:

@@ -39,7 +39,6 @@ class ExplicitPolicy:
         UserError: A mask does not fit the choices that it is of.
     """
 
-    capabilities = frozenset({Capability.LOG_PROB, Capability.KL})
     direction = "kl_old_new"
 
     def __init__(
@@ -59,6 +58,7 @@ class ExplicitPolicy:
                 for leaf, space in group.action.items()
             }
         )
+        self.capabilities = frozenset({Capability.LOG_PROB, Capability.KL}) | _kinds(group, config)
         self._masks = dict(group.masks)
         _check_masks(group, self.head)
         self.recurrent = config.network == "gru"
@@ -143,6 +143,14 @@ class ExplicitPolicy:
     def _allowed(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Which choices each masked action leaf has, ``[L, T, N, choices]`` bool."""
         return {leaf: observation[seen] != 0 for leaf, seen in self._masks.items()}
+
+
+def _kinds(group: GroupSpec, config: GaussianConfig) -> frozenset[Capability]:
+    """What can be said of laws that are all of one kind."""
+    if all(isinstance(space, spaces.Discrete | spaces.MultiDiscrete) for space in group.action.values()):
+        return frozenset({Capability.MASS})
+    boxes = all(isinstance(space, spaces.Box) for space in group.action.values())
+    return frozenset({Capability.GAUSSIAN}) if boxes and config.law == "gaussian" else frozenset()
 
 
 def _check_masks(group: GroupSpec, head: ProductHead) -> None:

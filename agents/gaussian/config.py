@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -14,8 +14,6 @@ __all__ = ["GaussianConfig"]
 
 class GaussianConfig(Strict):
     """A network an agent (or one for all): hidden layers, perhaps a GRU cell, a law for each action space."""
-
-    capabilities: ClassVar[frozenset[str]] = frozenset({"log_prob", "kl"})
 
     scope: Literal["own", "joint"] = Field(
         default="own",
@@ -46,3 +44,9 @@ class GaussianConfig(Strict):
     normalise_observation: bool = Field(
         default=False, description="Running mean/std of the inputs; the law is kept when the statistics move."
     )
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What the agents can say of themselves, as far as settings tell: whether an action is a choice or a vector, its
+        space does."""
+        return frozenset({"log_prob", "kl", "mass"} | ({"gaussian"} if self.law == "gaussian" else set()))

@@ -15,7 +15,7 @@ __all__ = ["FlowConfig"]
 class FlowConfig(Strict):
     """A flow-matching policy: an action is drawn by a chain of Gaussian steps from noise to the action."""
 
-    capabilities: ClassVar[frozenset[str]] = frozenset({"log_prob", "kl"})
+    capabilities: ClassVar[frozenset[str]] = frozenset({"log_prob", "kl", "gaussian"})
 
     network: VelocityConfig = Field(
         default=MlpVelocityConfig(), description="What predicts the velocity: mlp, residual or transformer."

@@ -50,7 +50,7 @@ class FlowPolicy:
             are no denoising steps although the chain is to be the environment's, or the other way round.
     """
 
-    capabilities = frozenset({Capability.LOG_PROB, Capability.KL})
+    capabilities = frozenset({Capability.LOG_PROB, Capability.KL, Capability.GAUSSIAN})
     direction = "kl_old_new"
     recurrent = False
     observes = False

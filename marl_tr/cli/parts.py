@@ -40,8 +40,24 @@ def objectives(name: Name = None) -> None:
 
 
 def regions(name: Name = None) -> None:
-    """List trust regions, or one region's settings with their defaults."""
-    _show("regions", name)
+    """List trust regions with what they guarantee, or one region's settings with their defaults."""
+    if name is not None:
+        _show("regions", name)
+        return
+    rows = []
+    for known, entry in registry.names("regions").items():
+        model = entry.load_config()
+        paper = getattr(model, "paper", "")
+        rows.append(
+            (
+                known,
+                getattr(model, "guarantee", ""),
+                f"arxiv:{paper}" if paper else "",
+                getattr(model, "status", ""),
+                entry.summary,
+            )
+        )
+    print_table(("name", "guarantee", "paper", "formula", "what it is"), rows)
 
 
 def schedules(name: Name = None) -> None:

@@ -71,7 +71,15 @@ class Surrogate:
         return new - self.mean_gain(old, old.log_prob, advantage, mask, length)
 
     def mean_gain(
-        self, evaluation: Evaluation, old_log_prob: Tensor, advantage: Tensor, mask: Tensor, chain_length: int
+        self,
+        evaluation: Evaluation,
+        old_log_prob: Tensor,
+        advantage: Tensor,
+        mask: Tensor,
+        chain_length: int,
+        *,
+        gain: Tensor | None = None,
+        weight: Tensor | None = None,
     ) -> Tensor:
         """Mean objective a row, ``[R]``, entropy bonus included; differentiable in `evaluation`.
 
@@ -81,14 +89,20 @@ class Surrogate:
             advantage: ``[R, T, N]``.
             mask: ``[R, T, N]``.
             chain_length: ``K``: of some chain steps the sum over the chain is estimated.
+            gain: ``[R, T, N, k]``, in place of this objective's own.
+            weight: ``[R, T, N]``, of the decisions in the mean; None: all alike.
         """
-        ratio = self.ratio(evaluation.log_prob, old_log_prob, evaluation.dimensions)
-        per_step = self.gain(ratio, advantage.unsqueeze(-1))
+        per_step = gain
+        if per_step is None:
+            ratio = self.ratio(evaluation.log_prob, old_log_prob, evaluation.dimensions)
+            per_step = self.gain(ratio, advantage.unsqueeze(-1))
         if evaluation.weight is not None:
             per_step = per_step * evaluation.weight
         per_decision = per_step.mean(-1)
         if self.reduction == "sum":
             per_decision = per_decision * chain_length
+        if weight is not None:
+            per_decision = per_decision * weight
         if self.entropy and evaluation.entropy is not None:
             per_decision = per_decision + self.entropy * evaluation.entropy
         return masked_mean(per_decision, mask)

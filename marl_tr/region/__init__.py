@@ -4,6 +4,8 @@ from marl_tr.registry import Entry
 
 __all__ = ["REGIONS"]
 
+_FAMILY = "marl_tr.region.family"
+
 REGIONS = {
     "measured": Entry(
         target="marl_tr.region.measured:Measured",
@@ -13,6 +15,16 @@ REGIONS = {
     "trpo": Entry(
         target="marl_tr.region.trpo:Trpo",
         config="marl_tr.region.config:TrpoConfig",
-        summary="one natural step on the bound, hard (TRPO, arXiv 1502.05477)",
+        summary="one natural step on the bound, hard (TRPO)",
+    ),
+    "ppo_clip": Entry(
+        target=f"{_FAMILY}.ppo_clip:PpoClip",
+        config=f"{_FAMILY}.core_config:PpoClipConfig",
+        summary="clipped ratios; nothing pulls back (PPO)",
+    ),
+    "spo": Entry(
+        target=f"{_FAMILY}.spo:Spo",
+        config=f"{_FAMILY}.core_config:SpoConfig",
+        summary="ratios drawn to 1 + epsilon sign(A) (Simple policy optimization)",
     ),
 }

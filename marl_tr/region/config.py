@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from marl_tr.scenario.schema import Strict
 
-__all__ = ["MeasuredConfig", "NaturalStepConfig", "TrpoConfig"]
+__all__ = ["GradientConfig", "MeasuredConfig", "NaturalStepConfig", "ReshapedConfig", "TrpoConfig"]
+
+Status = Literal["verified", "second-hand", "classic", "reconstructed"]
+"""Where a formula is from: the paper or its official code; somebody else's account; the field's common knowledge; our
+reading of an abstract."""
 
 
-class MeasuredConfig(Strict):
-    """Gradient steps; the divergence is measured, and kept only where a bound is given."""
+class GradientConfig(Strict):
+    """What all regions have that take gradient steps.
+
+    Class attributes, for the listing and the checks: ``paper`` (arXiv), ``status`` (`Status`), ``guarantee`` without a
+    bound, ``requires``, ``needs``, ``only_objective``.
+    """
+
+    paper: ClassVar[str] = ""
+    status: ClassVar[Status] = "classic"
+    guarantee: ClassVar[str] = "none"
 
     bound: float | None = Field(
         default=None,
@@ -23,6 +35,22 @@ class MeasuredConfig(Strict):
     )
     stop_at: float | None = Field(
         default=None, gt=0, description="End a learner's epochs once its minibatch divergence exceeds this."
+    )
+
+
+class MeasuredConfig(GradientConfig):
+    """Gradient steps; the divergence is measured, and kept only where a bound is given."""
+
+
+class ReshapedConfig(GradientConfig):
+    """Mechanisms with a gain of their own a decision."""
+
+    requires: ClassVar[frozenset[str]] = frozenset({"log_prob"})
+    only_objective: ClassVar[str] = "surrogate"
+
+    aggregation: Literal["token_mean", "trajectory_mean", "trajectory_sum"] = Field(
+        default="token_mean",
+        description="Mean over all decisions; or the mean over trajectories of each one's mean, or sum.",
     )
 
 
@@ -45,6 +73,9 @@ class NaturalStepConfig(Strict):
 class TrpoConfig(NaturalStepConfig):
     """Trust region policy optimisation (arXiv 1502.05477)."""
 
+    paper: ClassVar[str] = "1502.05477"
+    status: ClassVar[Status] = "classic"
+    guarantee: ClassVar[str] = "hard"
     takes_own_step: ClassVar[bool] = True
     requires: ClassVar[frozenset[str]] = frozenset({"log_prob", "kl"})
     refuses_objectives: ClassVar[Mapping[str, str]] = {

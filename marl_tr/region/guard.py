@@ -12,6 +12,7 @@ from torch import Tensor
 
 from marl_tr.policy import Parameters
 from marl_tr.region.chain import chain_measures
+from marl_tr.region.measures import likelihood_measures
 from marl_tr.region.report import AnchorReport, UpdateReport
 from marl_tr.region.turn import Candidate, Measurement, Region, Turn
 
@@ -146,7 +147,9 @@ class Guard:
             steps = _step_values(turn, measured, before)
             values = {name: float(value) for name, value in measured.terms.items()} | steps
             moments = candidate.moments[k] if whole else {}
-            turn.learners.commit(row, verdict.parameters, moments, before=before, measured=values)
+            # What a region has learned of its multipliers holds for a shorter step as well.
+            memory = candidate.memory[k] if candidate.memory else None
+            turn.learners.commit(row, verdict.parameters, moments, before=before, measured=values, memory=memory)
         return UpdateReport(
             learner=turn.names[0],
             guarantee=region.guarantee,
@@ -169,7 +172,7 @@ class Guard:
             ),
             regularisers=_scalars(turn, measured, steps),
             chain=chain_measures(turn, measured),
-            measures=_measures(turn, verdict.parameters, measured),
+            measures=_measures(region, turn, verdict.parameters, measured),
             joint_bound=turn.joint_bound,
         )
 
@@ -278,11 +281,17 @@ def _scalars(turn: Turn, measured: Measurement, steps: Mapping[str, float]) -> d
     return scalars
 
 
-def _measures(turn: Turn, parameters: Parameters, measured: Measurement) -> dict[str, float]:
+def _measures(region: Region, turn: Turn, parameters: Parameters, measured: Measurement) -> dict[str, float]:
+    """What the objective says of what is in force, how far the update went in the region's own measure, and what all
+    regions are compared by."""
+    found = likelihood_measures(turn, measured)
+    reach = getattr(region, "reach", None)
+    if reach is not None:
+        found |= {"region/reach": float(reach(turn, measured).value), "region/limit": reach(turn, measured).limit}
     hook = getattr(turn.objective, "measures", None)
-    if hook is None:
-        return {}
-    return {f"{tag}/{turn.names[0]}": value for tag, value in hook(turn, parameters, measured).items()}
+    if hook is not None:
+        found |= hook(turn, parameters, measured)
+    return {f"{tag}/{turn.names[0]}": value for tag, value in found.items()}
 
 
 def _number(x: Tensor | None) -> float | None:

@@ -29,6 +29,7 @@ class Learners:
         policy: Their policy.
         names: One a row.
         moments: One optimizer state a row (empty where the region has no optimizer).
+        memory: What the region remembers of each row: multipliers, radii; numbers and tensors by name.
         regularisers: With their anchors and weights.
     """
 
@@ -45,6 +46,7 @@ class Learners:
         self.policy = policy
         self.names = tuple(names)
         self.moments: list[dict[str, Any]] = [{} for _ in names]
+        self.memory: list[dict[str, Any]] = [{} for _ in names]
         everyone = self.parameters(range(len(names)))
         self.regularisers = Regularisers(regularisers, everyone)
         self._decay = average
@@ -63,6 +65,7 @@ class Learners:
         *,
         before: Parameters,
         measured: Mapping[str, float],
+        memory: Mapping[str, Any] | None = None,
     ) -> None:
         """Write one row, ``[1, ...]`` each; no other row is touched.
 
@@ -72,11 +75,14 @@ class Learners:
             moments: Of the optimizer.
             before: The parameters before the last optimizer step, for `Regularisers.commit`.
             measured: Value of each regulariser, for the same.
+            memory: Of the region; None: it stays.
         """
         with torch.no_grad():
             for name, p in self.policy.module.named_parameters():
                 p[row] = parameters[name][0]
             self.moments[row] = moments
+            if memory is not None:
+                self.memory[row] = dict(memory)
             self.regularisers.commit(row, parameters, before, measured)
             if self._average is not None and self._decay is not None:
                 for name, average in self._average.items():
@@ -137,6 +143,7 @@ class Learners:
         return {
             "policy": self.policy.state_dict(),
             "moments": self.moments,
+            "memory": self.memory,
             "regularisers": self.regularisers.state_dict(),
             "average": self._average,
         }
@@ -145,6 +152,7 @@ class Learners:
         """Restore `state_dict`; an average that the state does not hold begins at its parameters."""
         self.policy.load_state_dict(state["policy"])
         self.moments = [dict(m) for m in state["moments"]]
+        self.memory = [dict(m) for m in state.get("memory", [{} for _ in self.names])]
         self.regularisers.load_state_dict(state["regularisers"])
         if self._average is not None:
             saved = state["average"] or self.parameters(range(len(self.names)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,19 +36,21 @@ class Samples:
         batch: ``[R, T, N, ...]``.
         old_log_prob: ``[R, T, N, k]``, of the chain steps that `batch` asks for.
         advantage: ``[R, T, N]``.
+        law: The old policy's, of the same decisions and chain steps; None: nobody asked for it.
+        labels: ``[R, T, N]`` each, what a region asked to know of the decisions (`marl_tr.region.needs.Need`).
+        blocks: ``[N]`` int64, what stays together in minibatches; None: each alone.
     """
 
     batch: PolicyBatch
     old_log_prob: Tensor
     advantage: Tensor
+    law: Any = None
+    labels: dict[str, Tensor] = field(default_factory=dict)
+    blocks: Tensor | None = None
 
     def flatten_time(self) -> Samples:
         """``[R, 1, T N, ...]``: for policies without memory."""
-        return Samples(
-            self.batch.flatten_time(),
-            self.old_log_prob.flatten(1, 2).unsqueeze(1),
-            self.advantage.flatten(1, 2).unsqueeze(1),
-        )
+        return self._map(lambda x: x.flatten(1, 2).unsqueeze(1), self.batch.flatten_time())
 
     def packed(self, keep: Tensor) -> Samples:
         """Only the decisions to `keep`, of rows ``[R, 1, N]`` that may have unlike numbers of them.
@@ -59,22 +62,41 @@ class Samples:
         def gathered(x: Tensor) -> Tensor:
             return packed_rows(x[:, 0], keep[:, 0]).unsqueeze(1)
 
-        batch = replace(self.batch.map_rows(gathered), mask=gathered(keep))
-        return Samples(batch, gathered(self.old_log_prob), gathered(self.advantage))
+        return self._map(gathered, replace(self.batch.map_rows(gathered), mask=gathered(keep)))
 
     def part(self, chosen: Pass) -> Samples:
         """Those of a pass."""
-        batch = self.batch.trajectories(chosen.index)
-        old_log_prob = self.old_log_prob[:, :, chosen.index]
-        if chosen.chain is not None:
-            batch = replace(batch, chain=chosen.chain)
-            old_log_prob = old_log_prob.gather(-1, chosen.chain)
-        return Samples(batch, old_log_prob, self.advantage[:, :, chosen.index])
+        found = self._map(lambda x: x[:, :, chosen.index], self.batch.trajectories(chosen.index))
+        chain = chosen.chain
+        if chain is None:
+            return found
+        return replace(
+            found,
+            batch=replace(found.batch, chain=chain),
+            old_log_prob=found.old_log_prob.gather(-1, chain),
+            law=None if found.law is None else found.law.map(lambda x: _steps(x, chain)),
+        )
 
     def counts(self, chosen: Pass) -> Tensor:
         """How many decisions and chain steps of each row are in a pass: ``[R]`` float64."""
         steps = self.old_log_prob.shape[-1] if chosen.chain is None else chosen.chain.shape[-1]
         return self.batch.mask[:, :, chosen.index].sum((1, 2)).double() * steps
+
+    def _map(self, function: Callable[[Tensor], Tensor], batch: PolicyBatch) -> Samples:
+        """`function` applied to everything ``[R, T, N, ...]``, beside the `batch` that it makes."""
+        lead = self.advantage.shape
+
+        def on_law(x: Tensor) -> Tensor:
+            # A law may hold what does not depend on the decision once for all of them.
+            return function(x.expand(*lead, *x.shape[3:]))
+
+        return Samples(
+            batch,
+            function(self.old_log_prob),
+            function(self.advantage),
+            law=None if self.law is None else self.law.map(on_law),
+            labels={name: function(x) for name, x in self.labels.items()},
+        )
 
 
 def packed_rows(x: Tensor, keep: Tensor) -> Tensor:
@@ -86,15 +108,32 @@ def packed_rows(x: Tensor, keep: Tensor) -> Tensor:
 def passes_of_an_epoch(samples: Samples, settings: OptimizerSection, generator: torch.Generator) -> Iterator[Pass]:
     """Minibatches in random order, and of each the chain in chunks."""
     device = samples.advantage.device
-    # Drawn on the generator's device (CPU) so that runs repeat on any device.
-    order = torch.randperm(samples.advantage.shape[2], generator=generator).to(device)
+    minibatches = _minibatches(samples, settings.minibatches, generator)
     chain = _chain_order(samples.old_log_prob.shape, settings, generator)
-    for index in order.chunk(min(settings.minibatches, len(order))):
+    for index in minibatches:
         if chain is None:
             yield Pass(index, None)
             continue
         for steps in chain.split(settings.chain_batch or chain.shape[-1], -1):
             yield Pass(index, steps.to(device)[:, :, index])
+
+
+def _minibatches(samples: Samples, count: int, generator: torch.Generator) -> list[Tensor]:
+    """Indices ``[n]`` of each minibatch, in random order; blocks stay whole."""
+    device, blocks = samples.advantage.device, samples.blocks
+    atoms = samples.advantage.shape[2] if blocks is None else int(blocks.max()) + 1
+    # Drawn on the generator's device (CPU) so that runs repeat on any device.
+    order = torch.randperm(atoms, generator=generator).to(device)
+    parts = order.chunk(min(count, atoms))
+    if blocks is None:
+        return list(parts)
+    return [(blocks.unsqueeze(-1) == part).any(-1).nonzero().flatten() for part in parts]
+
+
+def _steps(x: Tensor, chain: Tensor) -> Tensor:
+    """Of ``[R, T, n, K, ...]`` the chain steps ``[R, T, n, k]``."""
+    index = chain.reshape(*chain.shape, *(1,) * (x.ndim - 4)).expand(*chain.shape, *x.shape[4:])
+    return x.gather(3, index)
 
 
 def _chain_order(shape: torch.Size, settings: OptimizerSection, generator: torch.Generator) -> Tensor | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from marl_tr.region.learners import Learners
 from marl_tr.region.regulariser import Term
 from marl_tr.region.samples import Samples
 
-__all__ = ["Candidate", "Estimate", "Learners", "Measurement", "Objective", "Region", "Turn"]
+__all__ = ["Candidate", "Estimate", "Learners", "Measurement", "Objective", "Reach", "Region", "Turn"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ class Turn:
         shares: Each row's share of a bound that several learners have together, in place of the region's own bound;
             None: the region's holds for every row.
         joint_bound: That bound; None where there are no shares.
+        labels: ``[R, T, N]`` each, what else is known of the decisions (`marl_tr.region.needs.Need`).
     """
 
     learners: Learners
@@ -113,6 +114,7 @@ class Turn:
     terms: tuple[Term, ...] = ()
     shares: tuple[float, ...] | None = None
     joint_bound: float | None = None
+    labels: dict[str, Tensor] = field(default_factory=dict)
 
     def bound(self, region: Region, position: int = 0) -> float | None:
         """What the divergence of one of the turn's rows may come to: its share where there is one."""
@@ -194,6 +196,7 @@ class Turn:
             old=self.old.rows(index),
             terms=tuple(term.rows(index) for term in self.terms),
             shares=None if self.shares is None else (self.shares[position],),
+            labels={name: x[index] for name, x in self.labels.items()},
         )
 
     def _value(self, term: Term, evaluation: Evaluation, reference: Any, old_log_prob: Tensor, mask: Tensor) -> Tensor:
@@ -214,6 +217,7 @@ class Candidate:
         reasons: Why a row proposes no change; empty where it does.
         losses: Scalars for the log, by tag.
         before: Parameters before the last optimizer step, ``[R, ...]``; None: those before the update.
+        memory: What the region wants to remember of each learner (`Learners.memory`), a row; empty: it stays.
     """
 
     parameters: Parameters
@@ -224,6 +228,7 @@ class Candidate:
     reasons: list[str]
     losses: dict[str, float] = field(default_factory=dict)
     before: Parameters | None = None
+    memory: list[dict[str, Any]] = field(default_factory=list)
 
     def only(self, position: int) -> Candidate:
         """The same for one of its rows."""
@@ -237,11 +242,28 @@ class Candidate:
             backtracks=self.backtracks[one],
             reasons=self.reasons[one],
             before=None if self.before is None else {name: p[one] for name, p in self.before.items()},
+            memory=self.memory[one],
         )
+
+
+class Reach(NamedTuple):
+    """How far parameters go in a region's own measure, where it has one beside the mean divergence.
+
+    Attributes:
+        what: Of what, in words: ``largest |ratio - 1|``.
+        value: ``[R]``.
+        limit: What it is held to, hard or softly.
+    """
+
+    what: str
+    value: Tensor
+    limit: float
 
 
 class Region(Protocol):
     """Bounds an update.
+
+    Optional hook, looked up by name: ``reach(turn, measured) -> Reach``, of a measurement of the whole batch.
 
     Attributes:
         guarantee: ``"hard"``: the Guard keeps the bound; ``"soft"``: pulled back, not kept; ``"none"``: measured.

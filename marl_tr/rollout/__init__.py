@@ -1,6 +1,13 @@
 """Collecting experience, and what is made of it before learning."""
 
-from marl_tr.rollout.advantage import Advantage, BadCohorts, cohort_advantage, generalised_advantage, normalise
+from marl_tr.rollout.advantage import (
+    Advantage,
+    BadCohorts,
+    cohort_advantage,
+    cohort_labels,
+    generalised_advantage,
+    normalise,
+)
 from marl_tr.rollout.collector import Collector
 from marl_tr.rollout.container import Bootstrap, EpisodeStatistics, GroupRollout, PolicyRecord, Rollout
 from marl_tr.rollout.executed import executed_by_all
@@ -17,6 +24,7 @@ __all__ = [
     "Rollout",
     "Team",
     "cohort_advantage",
+    "cohort_labels",
     "executed_by_all",
     "generalised_advantage",
     "normalise",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from marl_tr.errors import UserError
 
-__all__ = ["Advantage", "BadCohorts", "cohort_advantage", "generalised_advantage", "normalise"]
+__all__ = ["Advantage", "BadCohorts", "cohort_advantage", "cohort_labels", "generalised_advantage", "normalise"]
 
 _EQUAL = 1e-6
 """Advantages that differ by less than this share of the largest are equal."""
@@ -101,6 +101,43 @@ def cohort_advantage(
 
     Source: Shao et al., arXiv 2402.03300, section 4.1.2, with the population's deviation as in SAGE-GRPO's code.
     """
+    returns, known, episode, group = _compared(reward, alive, starts, done, cohort)
+
+    def mean(x: Tensor) -> Tensor:
+        sums = torch.zeros(int(group.max()) + 1, x.shape[-1], dtype=x.dtype, device=x.device)
+        total, weight = (sums.index_add(0, group, each) for each in (x * known, known))
+        return torch.index_select(total / weight.clamp_min(1), 0, group)
+
+    centred = (returns - mean(returns)) * known
+    relative = (centred / mean(centred.square()).sqrt().clamp_min(_SPREAD)).clamp(-clip, clip)
+    return torch.where(alive, relative[episode].unflatten(0, starts.shape), 0).to(reward.dtype)
+
+
+def cohort_labels(
+    *, reward: Tensor, alive: Tensor, starts: Tensor, done: Tensor, cohort: Tensor | None
+) -> dict[str, Tensor]:
+    """Labels of decisions for regions that compare episodes (`marl_tr.region.needs.Need.COHORT`).
+
+    Arguments as of `cohort_advantage`.
+
+    Returns:
+        ``cohort`` int64 and ``score``, each ``[T, E, A]``: which decisions are compared with each other (an agent at a
+        time), and the undiscounted return of the decision's episode.
+
+    Raises:
+        BadCohorts: As `cohort_advantage`.
+    """
+    returns, _, episode, group = _compared(reward, alive, starts, done, cohort)
+    agents = torch.arange(reward.shape[-1], device=reward.device)
+    named = group[episode].unflatten(0, starts.shape).unsqueeze(-1) * reward.shape[-1] + agents
+    return {"cohort": named, "score": returns[episode].unflatten(0, starts.shape).to(reward.dtype)}
+
+
+def _compared(
+    reward: Tensor, alive: Tensor, starts: Tensor, done: Tensor, cohort: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns ``[n, A]`` of the ``n`` episodes and whether they are known, the episode of each moment ``[T E]``, and
+    the cohort of each episode ``[n]``."""
     if cohort is None:
         raise BadCohorts(
             "advantage.estimator: this environment forms no cohorts (its steps hold none), so there is nothing to "
@@ -128,15 +165,7 @@ def cohort_advantage(
     # In the episodes' own order: environment first, then time.
     keys = torch.stack([cohort, began], -1).transpose(0, 1)[starts.T]
     group = _groups(keys)
-
-    def mean(x: Tensor) -> Tensor:
-        sums = torch.zeros(int(group.max()) + 1, x.shape[-1], dtype=x.dtype, device=x.device)
-        total, weight = (sums.index_add(0, group, each) for each in (x * known, known))
-        return torch.index_select(total / weight.clamp_min(1), 0, group)
-
-    centred = (returns - mean(returns)) * known
-    relative = (centred / mean(centred.square()).sqrt().clamp_min(_SPREAD)).clamp(-clip, clip)
-    return torch.where(alive, relative[episode].unflatten(0, (steps, environments)), 0).to(reward.dtype)
+    return returns, known, episode, group
 
 
 def _groups(keys: Tensor) -> Tensor:

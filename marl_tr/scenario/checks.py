@@ -2,8 +2,9 @@
 
 Nothing here knows a name. Config models say what they are by class attributes, all optional:
 
-- a region's: ``takes_own_step: bool``; ``refuses_objectives: Mapping[name, reason]``; ``requires:
-  frozenset[str]``;
+- a region's: ``takes_own_step: bool``; ``refuses_objectives: Mapping[name, reason]``; ``only_objective: str``, with
+  a gain of its own in place of that one's; ``requires: frozenset[str]``; ``needs: frozenset[str]`` of
+  `marl_tr.region.needs.Need`;
 - an objective's: ``requires``; a schedule's: ``needs_own_parameters: bool``, ``requires`` (it may hang on the settings,
   and ``instead: str`` say which would need less), ``needs_bounds: bool``, ``needs_scope: str`` (of every agent's
   ``scope``), ``needs_own_step: bool`` (of every region), ``wants_shared_reward: bool``;
@@ -44,6 +45,7 @@ def cross_checks(document: Document, checked: Validated) -> list[Problem]:
         *_capabilities(document, checked),
         *_regularisers(document, checked),
         *_cohorts(document, checked),
+        *_needs(document, checked),
         *_backend(document, checked),
     ]
 
@@ -150,6 +152,9 @@ def _objective(document: Document, checked: Validated) -> list[Problem]:
             continue
         objective = entry.kind("objective")
         reason = getattr(region, "refuses_objectives", {}).get(objective)
+        only = getattr(region, "only_objective", objective)
+        if objective != only:
+            reason = f"it has a gain of its own in place of w A; use {only!r}"
         if reason is None:
             continue
         # An entry's own region that the scenario's objective does not suit is the entry's to put right.
@@ -310,6 +315,33 @@ def _cohorts(document: Document, checked: Validated) -> list[Problem]:
         for path, number in numbers.items()
         if number % cohort
     ]
+
+
+def _needs(document: Document, checked: Validated) -> list[Problem]:
+    """What regions ask to know of decisions that the environment, or the way of stepping, cannot give."""
+    problems = []
+    for entry in _entries(document, checked):
+        needs: frozenset[str] = getattr(entry.config("region"), "needs", frozenset())
+        path = (*entry.where("region"), "kind")
+        name = entry.kind("region") if needs else ""
+        cohort = getattr(checked.env_config, "cohort", 1)
+        if needs & {"cohort", "whole_cohorts"} and cohort == 1:
+            message = (
+                f"region {name!r} compares episodes with each other, and this environment forms no cohorts; take one "
+                "that does (flow/mixture-v0, games/bandit-v0; docs/environments.md says how), or another region"
+            )
+            problems.append(document.problem(path, message))
+        whole = needs & {"whole_trajectories", "whole_cohorts"}
+        if not whole or checked.scenario is None or not entry.path:
+            continue
+        steps = checked.scenario.optimizer_of(checked.scenario.agents[int(entry.path[1])])
+        if steps is not None and (steps.chain_batch is not None or steps.chain_fraction < 1):
+            message = (
+                f"region {name!r} needs all steps of a chain at once; leave optimizer.chain_batch and chain_fraction "
+                "out, and use more minibatches"
+            )
+            problems.append(document.problem(path, message))
+    return problems
 
 
 def _backend(document: Document, checked: Validated) -> list[Problem]:

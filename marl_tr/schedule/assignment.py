@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -66,6 +66,7 @@ class Assignment:
         region: What bounds it.
         log: Receives the losses of a proposal.
         trials: Plays policies that are not in force, the same object for every team; None: nobody can.
+        labels: ``[L, T, N]`` each, for regions that ask (`marl_tr.region.needs.Need`).
     """
 
     learners: Learners
@@ -76,6 +77,7 @@ class Assignment:
     region: Region
     log: Callable[[Mapping[str, float]], None]
     trials: Trials | None = None
+    labels: dict[str, Tensor] = field(default_factory=dict)
 
     def turn(
         self,
@@ -121,6 +123,7 @@ class Assignment:
             terms=self.learners.regularisers.terms(rows, progress),
             shares=None if budget is None else tuple(budget.shares[self.learners.names[row]] for row in rows),
             joint_bound=None if budget is None else budget.bound,
+            labels={name: x[index] for name, x in self.labels.items()},
         )
 
     def environment_advantage(self, row: int) -> Tensor:

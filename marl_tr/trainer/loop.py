@@ -19,11 +19,13 @@ from marl_tr.errors import Diverged
 from marl_tr.policy import PolicyBatch
 from marl_tr.region.chain_gradients import learners_gradient_norms
 from marl_tr.region.guard import Guard, UpdateReport
+from marl_tr.region.needs import Need
 from marl_tr.rollout import (
     Advantage,
     Collector,
     Rollout,
     cohort_advantage,
+    cohort_labels,
     executed_by_all,
     generalised_advantage,
     normalise,
@@ -277,8 +279,9 @@ class Trainer:
                 strict=False,
             )
         )
+        labels = self._labels(rollout, advantage.raw)
         assignments = [
-            self._assignment(player, rollout, advantage.raw, int(offsets[player.team.group.name]))
+            self._assignment(player, rollout, advantage.raw, labels, int(offsets[player.team.group.name]))
             for player in self.players
         ]
         norms: dict[str, dict[str, list[float]]] = {}
@@ -298,7 +301,23 @@ class Trainer:
                 first=first,
             )
 
-    def _assignment(self, player: Player, rollout: Rollout, raw: Tensor, offset: int) -> Assignment:
+    def _labels(self, rollout: Rollout, raw: Tensor) -> dict[str, Tensor]:
+        """What regions ask to know, of all agents ``[T, E, A]``."""
+        needs = frozenset[str]().union(*(getattr(player.region, "needs", ()) for player in self.players))
+        labels = {"raw_advantage": raw} if Need.RAW_ADVANTAGE in needs else {}
+        if needs & {Need.COHORT, Need.WHOLE_COHORTS}:
+            labels |= cohort_labels(
+                reward=_all(rollout, "reward"),
+                alive=_all(rollout, "alive"),
+                starts=rollout.starts,
+                done=rollout.done,
+                cohort=rollout.cohort,
+            )
+        return labels
+
+    def _assignment(
+        self, player: Player, rollout: Rollout, raw: Tensor, labels: dict[str, Tensor], offset: int
+    ) -> Assignment:
         team, rows = player.team, player.team.policy.rows
         group, record = rollout.groups[team.group.name], rollout.records[team.name]
         columns = torch.tensor([offset + i for i in team.index], device=raw.device)
@@ -319,6 +338,7 @@ class Trainer:
             region=player.region,
             log=self._log,
             trials=self._trials,
+            labels={name: rows.to_rows(x.index_select(2, columns)) for name, x in labels.items()},
         )
 
     def _fit(self, rollout: Rollout, values: Values, advantage: Advantage) -> FitReport:

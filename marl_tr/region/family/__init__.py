@@ -1,0 +1,1 @@
+"""Published trust-region and proximal mechanisms, one module each."""
