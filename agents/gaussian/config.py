@@ -47,6 +47,6 @@ class GaussianConfig(Strict):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What the agents can say of themselves, as far as settings tell: whether an action is a choice or a vector, its
-        space does."""
+        """What the agents can say of themselves, as far as settings tell; whether an action is a choice, its space
+        does."""
         return frozenset({"log_prob", "kl", "mass"} | ({"gaussian"} if self.law == "gaussian" else set()))

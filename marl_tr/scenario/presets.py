@@ -17,6 +17,9 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from marl_tr import registry
+from marl_tr.errors import UserError
+
 __all__ = ["PRESETS", "fill_in"]
 
 _ADAM_STEPS: dict[str, Any] = {"learning_rate": 5e-4, "epochs": 5, "minibatches": 1}
@@ -74,19 +77,32 @@ PRESETS: dict[str, dict[str, Any]] = {
 def fill_in(data: dict[str, Any], preset: str) -> dict[str, Any]:
     """`data` with the preset under it: what `data` says wins, section by section and field by field.
 
-    A part whose `kind` the scenario changed inherits nothing of the preset's other kind, and a changed region
-    brings its own way of stepping: where no agents are left with the preset's region, its `optimizer` stays out as
-    well. Sections of an entry of `agents` inherit nothing.
+    A part whose `kind` the scenario changed inherits nothing of the preset's other kind. A changed region brings its
+    own way of stepping: where none of the regions takes gradient steps, the preset's `optimizer` stays out as well; and
+    where it has a gain in place of the objective's, the preset's objective gives way to the one that it is of. Sections
+    of an entry of `agents` inherit nothing.
     """
     base = copy.deepcopy(PRESETS[preset])
     for_agents = base.pop("agents")
-    if base["region"]["kind"] not in _region_kinds(data, base["region"]):
+    kinds = _region_kinds(data, base["region"])
+    if all(_says(kind, "takes_own_step", True) for kind in kinds):
         base.pop("optimizer", None)
+    only = _says(_kind(data.get("region"), base["region"]), "only_objective", None)
+    if only is not None:
+        base["objective"] = {"kind": only}
     merged: dict[str, Any] = _merge(base, data)
     agents = merged.get("agents")
     if isinstance(agents, list):
         merged["agents"] = [for_agents | entry if isinstance(entry, dict) else entry for entry in agents]
     return merged
+
+
+def _says(region: Any, attribute: str, unknown: Any) -> Any:
+    """A class attribute of a region's settings; `unknown` of a region that there is not, which is told elsewhere."""
+    try:
+        return getattr(registry.find("regions", str(region)).load_config(), attribute, None)
+    except UserError:
+        return unknown
 
 
 def _merge(base: Any, own: Any) -> Any:
