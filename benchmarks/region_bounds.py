@@ -210,8 +210,8 @@ def told(found: dict[str, Any]) -> str:
         )
     kl = found["mean_kl"]
     return (
-        f"{found['guarantee']}; {own}mean KL {kl['median']:.3g} median, {kl['largest']:.3g} largest; with bound {BOUND}: "
-        f"{found['bounded']['largest']:.6f}"
+        f"{found['guarantee']}; {own}mean KL {kl['median']:.3g} median, {kl['largest']:.3g} largest; "
+        f"with bound {BOUND}: {found['bounded']['largest']:.6f}"
     )
 
 
