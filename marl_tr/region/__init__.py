@@ -27,4 +27,14 @@ REGIONS = {
         config=f"{_FAMILY}.core_config:SpoConfig",
         summary="ratios drawn to 1 + epsilon sign(A) (Simple policy optimization)",
     ),
+    "ppo_penalty": Entry(
+        target=f"{_FAMILY}.ppo_penalty:PpoPenalty",
+        config=f"{_FAMILY}.core_config:PpoPenaltyConfig",
+        summary="KL(old||new) penalised, its weight follows a target (PPO-penalty)",
+    ),
+    "mdpo": Entry(
+        target=f"{_FAMILY}.mdpo:Mdpo",
+        config=f"{_FAMILY}.core_config:MdpoConfig",
+        summary="KL(new||old) penalised ever more (Mirror descent policy optimization)",
+    ),
 }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from marl_tr.region.config import ReshapedConfig, Status
 
-__all__ = ["PpoClipConfig", "SpoConfig"]
+__all__ = ["MdpoConfig", "PpoClipConfig", "PpoPenaltyConfig", "SpoConfig"]
 
 
 class PpoClipConfig(ReshapedConfig):
@@ -35,3 +35,40 @@ class SpoConfig(ReshapedConfig):
     guarantee: ClassVar[str] = "soft"
 
     epsilon: float = Field(default=0.2, gt=0, lt=1, description="Half-width of the ratio's interval.")
+
+
+class PpoPenaltyConfig(ReshapedConfig):
+    """PPO with a penalty on KL(old||new) whose weight follows a target (arXiv 1707.06347, section 4)."""
+
+    paper: ClassVar[str] = "1707.06347"
+    status: ClassVar[Status] = "classic"
+    guarantee: ClassVar[str] = "soft"
+    requires: ClassVar[frozenset[str]] = frozenset({"log_prob", "kl"})
+    needs: ClassVar[frozenset[str]] = frozenset({"old_law"})
+
+    target: float = Field(default=0.01, gt=0, description="Mean KL(old||new) that an update is drawn to, in nats.")
+    beta: float = Field(default=1.0, gt=0, description="Weight of the penalty in a learner's first update.")
+    tolerance: float = Field(
+        default=1.5, ge=1, description="Beyond tolerance times the target, or below 1/tolerance of it, beta changes."
+    )
+    factor: float = Field(default=2.0, gt=1, description="By how much.")
+
+
+class MdpoConfig(ReshapedConfig):
+    """Mirror descent policy optimization, on-policy (arXiv 2005.09814): KL(new||old), weighted ever more."""
+
+    paper: ClassVar[str] = "2005.09814"
+    status: ClassVar[Status] = "verified"
+    guarantee: ClassVar[str] = "soft"
+    requires: ClassVar[frozenset[str]] = frozenset({"log_prob", "kl"})
+    needs: ClassVar[frozenset[str]] = frozenset({"old_law"})
+
+    weight: float = Field(default=1.0, ge=0, description="1 / t at the start of a run, the penalty's weight.")
+    schedule: Literal["linear", "constant"] = Field(
+        default="linear", description="t falls linearly to 0 over the run (as published), or stays."
+    )
+    ceiling: float = Field(
+        default=100.0,
+        gt=0,
+        description="Largest weight. 'linear' alone would end at `weight` times the number of updates of the run.",
+    )
