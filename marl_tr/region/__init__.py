@@ -37,4 +37,9 @@ REGIONS = {
         config=f"{_FAMILY}.core_config:MdpoConfig",
         summary="KL(new||old) penalised ever more (Mirror descent policy optimization)",
     ),
+    "fixpo": Entry(
+        target=f"{_FAMILY}.fixpo:Fixpo",
+        config=f"{_FAMILY}.core_config:FixpoConfig",
+        summary="largest KL of the batch kept by steps back, hard (FixPO)",
+    ),
 }

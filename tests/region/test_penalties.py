@@ -86,7 +86,7 @@ def test_mirror_descents_penalty_is_the_divergence_of_the_old_policy_from_the_ne
     torch.testing.assert_close(gain.tolist(), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["ppo_penalty", "mdpo"])
+@pytest.mark.parametrize("name", ["ppo_penalty", "mdpo", "fixpo"])
 def test_parts_of_a_chain_say_on_average_what_the_whole_chain_says(name: str) -> None:
     turn = turn_for(policy_of("flow"))
     region = make_region(name)

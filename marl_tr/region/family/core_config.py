@@ -8,7 +8,7 @@ from pydantic import Field
 
 from marl_tr.region.config import ReshapedConfig, Status
 
-__all__ = ["MdpoConfig", "PpoClipConfig", "PpoPenaltyConfig", "SpoConfig"]
+__all__ = ["FixpoConfig", "MdpoConfig", "PpoClipConfig", "PpoPenaltyConfig", "SpoConfig"]
 
 
 class PpoClipConfig(ReshapedConfig):
@@ -52,6 +52,37 @@ class PpoPenaltyConfig(ReshapedConfig):
         default=1.5, ge=1, description="Beyond tolerance times the target, or below 1/tolerance of it, beta changes."
     )
     factor: float = Field(default=2.0, gt=1, description="By how much.")
+
+
+class FixpoConfig(ReshapedConfig):
+    """FixPO (arXiv 2312.05405): no decision of the batch moves farther than a KL, by steps back where one has."""
+
+    paper: ClassVar[str] = "2312.05405"
+    status: ClassVar[Status] = "verified"
+    guarantee: ClassVar[str] = "hard"
+    requires: ClassVar[frozenset[str]] = frozenset({"log_prob", "kl"})
+    needs: ClassVar[frozenset[str]] = frozenset({"old_law"})
+
+    epsilon: float = Field(
+        default=0.2, gt=0, description="KL(old||new) of one decision, in nats, at most (the authors' launcher: 0.5)."
+    )
+    caution: float = Field(
+        default=2.0,
+        ge=1,
+        description="C_beta: epochs aim at KLs of epsilon / caution, so that few steps back are needed (launcher: 3).",
+    )
+    beta: float = Field(default=1.0, ge=0, description="Weight of the penalty at the start of a run.")
+    beta_learning_rate: float = Field(default=0.01, ge=0, description="Of Adam, which moves beta at every step.")
+    statistic: Literal["max", "mean"] = Field(
+        default="max", description="What of a minibatch's KLs moves beta. The guarantee is of the largest either way."
+    )
+    fixup: Literal["epoch", "end"] = Field(default="epoch", description="Steps back after every epoch, or after all.")
+    fixup_batch: int = Field(default=1024, ge=1, description="Decisions a step back looks at.")
+    max_fixup_steps: int = Field(
+        default=200,
+        ge=0,
+        description="Steps back a learner and update at most; what they leave undone a shorter step does (ours).",
+    )
 
 
 class MdpoConfig(ReshapedConfig):
