@@ -42,4 +42,9 @@ REGIONS = {
         config=f"{_FAMILY}.core_config:FixpoConfig",
         summary="largest KL of the batch kept by steps back, hard (FixPO)",
     ),
+    "bpo": Entry(
+        target=f"{_FAMILY}.bpo:Bpo",
+        config=f"{_FAMILY}.core_config:BpoConfig",
+        summary="ratios drawn to the best ones within bounds, by a median head (Bounded policy optimization)",
+    ),
 }

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from marl_tr.region.config import ReshapedConfig, Status
 
-__all__ = ["FixpoConfig", "MdpoConfig", "PpoClipConfig", "PpoPenaltyConfig", "SpoConfig"]
+__all__ = ["BpoConfig", "FixpoConfig", "MdpoConfig", "PpoClipConfig", "PpoPenaltyConfig", "SpoConfig"]
 
 
 class PpoClipConfig(ReshapedConfig):
@@ -103,3 +103,28 @@ class MdpoConfig(ReshapedConfig):
         gt=0,
         description="Largest weight. 'linear' alone would end at `weight` times the number of updates of the run.",
     )
+
+
+class BpoConfig(ReshapedConfig):
+    """Bounded policy optimization (arXiv 2604.18578): each ratio is drawn to the best one within its bounds."""
+
+    paper: ClassVar[str] = "2604.18578"
+    status: ClassVar[Status] = "verified"
+    guarantee: ClassVar[str] = "soft"
+    needs: ClassVar[frozenset[str]] = frozenset({"raw_advantage"})
+
+    epsilon: float = Field(default=0.3, gt=0, lt=1, description="How far below 1 a ratio may be wanted.")
+    epsilon_high: float | None = Field(default=None, gt=0, description="How far above; empty: as far.")
+    temperature: float = Field(
+        default=1e-3,
+        gt=0,
+        description="lambda, in reward units: how far from the median an action must be to be wanted at a bound.",
+    )
+    mu_temp: Literal["consistent", "code"] = Field(
+        default="consistent",
+        description="The median head is fitted at the target's temperature, so that wanted ratios are 1 on average; or "
+        "at 1, as the official code does.",
+    )
+    weighted: bool = Field(default=True, description="Distances to the wanted ratio count by |advantage|.")
+    hidden: list[int] = Field(default=[64, 64], description="Widths of the median head, an MLP on the observation.")
+    head_learning_rate: float = Field(default=3e-4, gt=0, le=1, description="Of the head's Adam.")
