@@ -27,4 +27,24 @@ REGIONS = {
         config=f"{_FAMILY}.core_config:SpoConfig",
         summary="ratios drawn to 1 + epsilon sign(A) (Simple policy optimization)",
     ),
+    "ppo_penalty": Entry(
+        target=f"{_FAMILY}.ppo_penalty:PpoPenalty",
+        config=f"{_FAMILY}.core_config:PpoPenaltyConfig",
+        summary="KL(old||new) penalised, its weight follows a target (PPO-penalty)",
+    ),
+    "mdpo": Entry(
+        target=f"{_FAMILY}.mdpo:Mdpo",
+        config=f"{_FAMILY}.core_config:MdpoConfig",
+        summary="KL(new||old) penalised ever more (Mirror descent policy optimization)",
+    ),
+    "fixpo": Entry(
+        target=f"{_FAMILY}.fixpo:Fixpo",
+        config=f"{_FAMILY}.core_config:FixpoConfig",
+        summary="largest KL of the batch kept by steps back, hard (FixPO)",
+    ),
+    "bpo": Entry(
+        target=f"{_FAMILY}.bpo:Bpo",
+        config=f"{_FAMILY}.core_config:BpoConfig",
+        summary="ratios drawn to the best ones within bounds, by a median head (Bounded policy optimization)",
+    ),
 }

@@ -37,6 +37,8 @@ class Update:
         memory: What the region remembers of each row, copies: what it leaves here is committed with the step.
         epoch: Which, from 0.
         estimates: Of all passes so far.
+        scalars: ``[R]`` each, what a mechanism wants logged of the proposal, by tag; NaN where there is nothing to say.
+        scratch: What a mechanism keeps while the proposal is made, and only then.
     """
 
     turn: Turn
@@ -45,6 +47,8 @@ class Update:
     memory: list[dict[str, Any]]
     epoch: int = 0
     estimates: list[Estimate] = field(default_factory=list)
+    scalars: dict[str, Tensor] = field(default_factory=dict)
+    scratch: dict[str, Any] = field(default_factory=dict)
 
     @property
     def parameters(self) -> Parameters:
@@ -146,7 +150,7 @@ class GradientRegion:
             losses={
                 "losses/policy_loss": float(-torch.stack([e.gain.mean() for e in update.estimates]).mean()),
                 "charts/learning_rate": settings.learning_rate * decay,
-                **_scalars(turn.names, update.estimates),
+                **_scalars(turn.names, [*update.estimates, Estimate(torch.zeros(len(rows)), scalars=update.scalars)]),
             },
             before=_previous(rows),
             memory=update.memory,

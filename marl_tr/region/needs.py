@@ -25,7 +25,7 @@ class Need(StrEnum):
     WHOLE_COHORTS = "whole_cohorts"
     """Minibatches hold whole cohorts. Implies the labels, and whole trajectories."""
     RAW_ADVANTAGE = "raw_advantage"
-    """Label ``raw_advantage``: before it is normalised, in reward units."""
+    """Label ``raw_advantage``: before it is normalised, in reward units, times the weight from other learners."""
 
 
 def trajectories(starts: Tensor) -> Tensor:

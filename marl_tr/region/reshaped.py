@@ -84,6 +84,10 @@ class Decisions:
         """``[R, T, N]``, see `Need`."""
         return self.samples.labels[name]
 
+    def whole_chain(self, x: Tensor, turn: Turn) -> Tensor:
+        """Of values ``[R, T, N, k]`` of some chain steps, values whose sum estimates that of the whole chain."""
+        return x * (turn.old.log_prob.shape[-1] / x.shape[-1])
+
     def mean(self, x: Tensor) -> Tensor:
         """Mean over the decisions of each row: ``[R, T, N]``, or ``[R, T, N, k]`` summed over the chain, to ``[R]``."""
         return masked_mean(x if x.ndim == self.mask.ndim else x.sum(-1), self.mask)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from marl_tr.policy import Parameters, PolicyBatch, Rows
 from marl_tr.region.guard import Guard, UpdateReport
+from marl_tr.region.needs import Need
 from marl_tr.region.turn import Learners, Objective, Region, Turn
 from marl_tr.rollout.advantage import normalise
 
@@ -102,10 +103,14 @@ class Assignment:
         advantage = self.advantage[index]
         if self.normalise:
             advantage = normalise(advantage, batch.mask)
+        labels = {name: x[index] for name, x in self.labels.items()}
         if weight is not None:
             layout: Rows = self.learners.policy.rows
             width = layout.agents if layout.shared else 1
-            advantage = advantage * weight.repeat_interleave(width, dim=1)
+            factor = weight.repeat_interleave(width, dim=1)
+            advantage = advantage * factor
+            if Need.RAW_ADVANTAGE in labels:
+                labels[Need.RAW_ADVANTAGE] = labels[Need.RAW_ADVANTAGE] * factor
         policy = self.learners.policy
         with torch.no_grad():
             # Ratios and divergences are from the policy that acted, which an expensive one has on record.
@@ -123,7 +128,7 @@ class Assignment:
             terms=self.learners.regularisers.terms(rows, progress),
             shares=None if budget is None else tuple(budget.shares[self.learners.names[row]] for row in rows),
             joint_bound=None if budget is None else budget.bound,
-            labels={name: x[index] for name, x in self.labels.items()},
+            labels=labels,
         )
 
     def environment_advantage(self, row: int) -> Tensor:
