@@ -186,6 +186,10 @@ class Policy(Protocol):
     Optional hook, looked up by name: ``recall(batch) -> Evaluation``, what `evaluate` says of a batch under the
     parameters that acted, from the record alone; for policies whose networks cost much.
 
+    Optional hooks of policies with capability `kl`, or `gaussian`: ``total_variation(anchor, law)``, of a decision and
+    chain step ``[L, T, N, k]`` in [0, 1], exact or an upper bound; ``tail_mass(law, log_prob)``, the probability under
+    `law` of an action less likely than the one with this log-probability, ``[L, T, N, k]``.
+
     Optional attribute ``scope = "joint"``: a law over everybody's actions, of which each agent executes, and records,
     its own. In batches to learn from, ``record`` then holds the raw actions of all agents, by `executed_name`, and
     who was to move, ``acting [L, T, N, A]``; and ``Evaluation.law.components(record) [L, T, N, A]`` is the

@@ -108,6 +108,14 @@ class ExplicitPolicy:
         """KL(anchor || law), ``[L, T, N, 1]``: exact, of a mixture an upper bound."""
         return anchor.kl(law).unsqueeze(-1)
 
+    def total_variation(self, anchor: ProductLaw, law: ProductLaw) -> Tensor:
+        """Half the L1 distance of the laws, ``[L, T, N, 1]``: exact of one choice, else perhaps an upper bound."""
+        return anchor.total_variation(law).unsqueeze(-1)
+
+    def tail_mass(self, law: ProductLaw, log_prob: Tensor) -> Tensor:
+        """See `marl_tr.policy.Policy`."""
+        return law.tail_mass(log_prob.squeeze(-1)).unsqueeze(-1)
+
     def law_parameters(self, parameters: Parameters, batch: PolicyBatch) -> tuple[Tensor, ...]:
         """The laws' own parameters, each broadcast to ``[L, T, N, D]``."""
         law = self._law(parameters, batch)

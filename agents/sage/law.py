@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from marl_tr.nn.distributions import chi_squared_tail, shifted_gaussians
+
 __all__ = ["ChainLaw"]
 
 
@@ -52,6 +54,21 @@ class ChainLaw:
         """KL to `other`, and from it, for their deviations are the same: ``[L, T, N, k]``."""
         difference = (self.mean - other.mean) / self._scale.unsqueeze(-1)
         return torch.where(self.stochastic, 0.5 * difference.square().sum(-1), 0)
+
+    def total_variation(self, other: ChainLaw) -> Tensor:
+        """Half the L1 distance of each step's laws, ``[L, T, N, k]``: exact."""
+        return shifted_gaussians(self.kl(other))
+
+    def tail_mass(self, log_prob: Tensor, *, surrogate: bool = False) -> Tensor:
+        """The probability of a step less likely than one of this log-density (or `surrogate`), ``[L, T, N, k]``; 1 for
+        deterministic steps."""
+        size = self.mean.shape[-1]
+        if surrogate:
+            distance = -log_prob.double() / self._scale.double().square()
+        else:
+            distance = -2 * log_prob.double() - size * (2 * self._scale.double().log() + math.log(2 * math.pi))
+        tail = chi_squared_tail(distance.clamp_min(1e-9), size).to(log_prob.dtype)
+        return torch.where(self.stochastic, tail, 1)
 
     def entropy(self) -> Tensor:
         """Of the stochastic steps together, ``[L, T, N]`` nats; no gradient leads through it."""

@@ -154,6 +154,14 @@ class FlowPolicy:
         """KL(anchor || law), exact, ``[L, T, N, k]``; zero at deterministic steps, which no density measures."""
         return anchor.kl(law)
 
+    def total_variation(self, anchor: ChainLaw, law: ChainLaw) -> Tensor:
+        """Half the L1 distance of each step's laws, ``[L, T, N, k]``."""
+        return anchor.total_variation(law)
+
+    def tail_mass(self, law: ChainLaw, log_prob: Tensor) -> Tensor:
+        """See `marl_tr.policy.Policy`."""
+        return law.tail_mass(log_prob, surrogate=self._surrogate)
+
     def law_parameters(self, parameters: Parameters, batch: PolicyBatch) -> tuple[Tensor, ...]:
         """The means of the chain's steps side by side, ``[L, T, N, k D]``."""
         x, _, step = self._transitions(batch)

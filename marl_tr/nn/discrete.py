@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from marl_tr.errors import UserError
 from marl_tr.nn.distributions import Tangents
 
-__all__ = ["Categorical", "MultiCategorical"]
+__all__ = ["Categorical", "MultiCategorical", "choices_of"]
 
 
 class Categorical:
@@ -69,6 +71,15 @@ class Categorical:
     def kl(self, new: Categorical) -> Tensor:
         """See `Law.kl`; both laws have the same mask."""
         return (self._log_p.exp() * (self._log_p - new._log_p)).sum(-1)
+
+    def total_variation(self, new: Categorical) -> Tensor:
+        """See `Law.total_variation`; exact."""
+        return 0.5 * (self._log_p.exp() - new._log_p.exp()).abs().sum(-1)
+
+    @property
+    def log_probabilities(self) -> Tensor:
+        """Of every choice, ``[..., C]``; the lowest finite number where it is forbidden."""
+        return self._log_p
 
     def fisher_product(self, tangents: Tangents) -> Tangents:
         """``p * v - p (p . v)`` for logits."""
@@ -134,8 +145,36 @@ class MultiCategorical:
         """See `Law.kl`."""
         return torch.stack([old.kl(to) for old, to in zip(self.choices, new.choices, strict=True)]).sum(0)
 
+    def total_variation(self, new: MultiCategorical) -> Tensor:
+        """See `Law.total_variation`; of several choices the sum, which is a bound."""
+        pairs = zip(self.choices, new.choices, strict=True)
+        return torch.stack([old.total_variation(to) for old, to in pairs]).sum(0).clamp_max(1)
+
     def fisher_product(self, tangents: Tangents) -> Tangents:
         """See `Categorical.fisher_product`, block by block."""
         (v,) = tangents
         parts = zip(self.choices, torch.split(v, self.sizes, -1), strict=True)
         return (torch.cat([choice.fisher_product((part,))[0] for choice, part in parts], -1),)
+
+
+def choices_of(law: Any, record: Mapping[str, Tensor] | None = None) -> list[tuple[Categorical, Tensor | None]]:
+    """The single choices that a product of discrete laws is made of, each with what was chosen, ``[...]`` int64.
+
+    Args:
+        law: A `marl_tr.nn.distributions.ProductLaw` of policies with capability `mass`.
+        record: ``{leaf: [...]}`` or, of several choices, ``{leaf: [..., n]}``; None: nothing was.
+
+    Raises:
+        UserError: It is another law, such as one over everybody's actions.
+    """
+    found: list[tuple[Categorical, Tensor | None]] = []
+    for leaf, part in getattr(law, "laws", {}).items():
+        raw = None if record is None else record[leaf].long()
+        if isinstance(part, Categorical):
+            found.append((part, raw))
+        elif isinstance(part, MultiCategorical):
+            taken = [None] * len(part.choices) if raw is None else raw.unbind(-1)
+            found += zip(part.choices, taken, strict=True)
+    if not found:
+        raise UserError("these policies' laws are not made of choices of an agent's own, one by one")
+    return found

@@ -15,7 +15,7 @@ from typing import Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["Beta", "Gaussian", "Law", "ProductLaw"]
+__all__ = ["Beta", "Gaussian", "Law", "ProductLaw", "chi_squared_tail", "pinsker", "shifted_gaussians"]
 
 RawT = TypeVar("RawT")
 Tangents = tuple[Tensor, ...]
@@ -66,6 +66,10 @@ class Law(Protocol[RawT]):
 
         Exact; or an upper bound where there is no closed form, so that a bound kept on it is kept on the KL too.
         """
+        ...
+
+    def total_variation(self, new: Self) -> Tensor:
+        """Half the L1 distance of the two laws, ``[...]`` in [0, 1]; an upper bound where there is no closed form."""
         ...
 
     def fisher_product(self, tangents: Tangents) -> Tangents:
@@ -126,6 +130,19 @@ class Gaussian:
         standard = (self.mean - new.mean) * torch.exp(-new.log_std)
         # expm1 instead of a ratio of variances minus one: a KL of 1e-8 survives in float32.
         return (0.5 * torch.expm1(2 * shrink) - shrink + 0.5 * standard.square()).sum(-1)
+
+    def total_variation(self, new: Gaussian) -> Tensor:
+        """See `Law.total_variation`; exact where the deviations are the same."""
+        kl = self.kl(new)
+        same = (self.log_std == new.log_std).all(-1)
+        return torch.where(same, shifted_gaussians(kl), pinsker(kl))
+
+    def tail_mass(self, log_prob: Tensor) -> Tensor:
+        """The probability of an action that is less likely than one with this log-density: shapes ``[...]``.
+
+        Of the law's own samples it is uniform on (0, 1).
+        """
+        return _tail_mass(log_prob, self.entropy(), self.mean.shape[-1])
 
     def fisher_product(self, tangents: Tangents) -> Tangents:
         """``(d_mean / var, 2 d_log_std)``."""
@@ -211,6 +228,10 @@ class Beta:
         )
         return value.sum(-1).to(self.alpha.dtype)
 
+    def total_variation(self, new: Beta) -> Tensor:
+        """See `Law.total_variation`; a bound."""
+        return pinsker(self.kl(new))
+
     def fisher_product(self, tangents: Tangents) -> Tangents:
         """The 2x2 trigamma matrix: ``diag(psi1(a), psi1(b)) - psi1(a + b)``."""
         alpha, beta = self.alpha.double(), self.beta.double()
@@ -269,6 +290,16 @@ class ProductLaw:
         """See `Law.kl`."""
         return torch.stack([law.kl(new.laws[leaf]) for leaf, law in self.laws.items()]).sum(0)
 
+    def total_variation(self, new: ProductLaw) -> Tensor:
+        """See `Law.total_variation`; of one leaf as exact as it is, of several the sum, which is a bound."""
+        parts = [law.total_variation(new.laws[leaf]) for leaf, law in self.laws.items()]
+        return torch.stack(parts).sum(0).clamp_max(1)
+
+    def tail_mass(self, log_prob: Tensor) -> Tensor:
+        """See `Gaussian.tail_mass`; of Gaussian leaves, together."""
+        dimensions = sum(law.parameters()[0].shape[-1] for law in self.laws.values())
+        return _tail_mass(log_prob, self.entropy(), dimensions)
+
     def fisher_product(self, tangents: Tangents) -> Tangents:
         """See `Law.fisher_product`; block-diagonal over the leaves."""
         parts = self._split(tangents)
@@ -284,6 +315,29 @@ class ProductLaw:
         if start != len(tensors):
             raise ValueError(f"{len(tensors)} tensors for a law of {start} parameters")
         return parts
+
+
+def pinsker(kl: Tensor) -> Tensor:
+    """The largest total variation that a KL divergence in nats allows, by Pinsker's inequality."""
+    return (0.5 * kl.clamp_min(0)).sqrt().clamp_max(1)
+
+
+def shifted_gaussians(kl: Tensor) -> Tensor:
+    """The total variation of two Gaussians of one covariance at this KL: ``2 Phi(D / 2) - 1``, ``D^2 / 2`` the KL."""
+    return torch.erf(0.5 * kl.clamp_min(0).sqrt())
+
+
+def chi_squared_tail(x: Tensor, dimensions: int) -> Tensor:
+    """``1 - F(x)``, F the chi-squared distribution's of so many degrees of freedom."""
+    half = x.new_tensor(0.5 * dimensions)
+    return torch.special.gammaincc(half, 0.5 * x)
+
+
+def _tail_mass(log_prob: Tensor, entropy: Tensor, dimensions: int) -> Tensor:
+    # log p = -(D + m) / 2 + D / 2 - H with the squared Mahalanobis distance m: neither mean nor action is needed. The
+    # difference of two numbers near each other is taken in float64; nearer to the mean than the clamp nothing changes.
+    distance = dimensions - 2 * (log_prob.double() + entropy.double())
+    return chi_squared_tail(distance.clamp_min(1e-9), dimensions).to(log_prob.dtype)
 
 
 def _log_beta(alpha: Tensor, beta: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from marl_tr.nn.discrete import Categorical
-from marl_tr.nn.distributions import Gaussian, Tangents
+from marl_tr.nn.distributions import Gaussian, Tangents, pinsker
 
 __all__ = ["GaussianMixture", "spread_means"]
 
@@ -95,6 +95,10 @@ class GaussianMixture:
         laws of one update; a law and another that has the same components in another order count as far apart.
         """
         return self._choice.kl(new._choice) + (self._weights() * self._parts.kl(new._parts)).sum(-1)
+
+    def total_variation(self, new: GaussianMixture) -> Tensor:
+        """See `Law.total_variation`; a bound."""
+        return pinsker(self.kl(new))
 
     def fisher_product(self, tangents: Tangents) -> Tangents:
         """The Fisher information of component and action together, times `tangents`.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from marl_tr.objective.config import ClippedRatioConfig, SurrogateConfig
+from marl_tr.objective.support_entropy import support_entropy_of
 from marl_tr.policy import Capability, Evaluation, Parameters, masked_mean
 from marl_tr.region.samples import Samples
 from marl_tr.region.turn import Estimate, Turn
@@ -28,13 +29,15 @@ class Surrogate:
 
     Attributes:
         entropy: Weight of the entropy bonus.
+        support: Of which choices; None: of all actions.
         reduction: How gains are brought together over dimensions and over the policy's chain.
+        requires: Capabilities of the policy.
     """
-
-    requires = frozenset({Capability.LOG_PROB})
 
     def __init__(self, config: SurrogateConfig) -> None:
         self.entropy = config.entropy
+        self.support = config.entropy_support
+        self.requires = frozenset(Capability(name) for name in config.requires)
         self.reduction = config.reduction
 
     def ratio(self, log_prob: Tensor, old_log_prob: Tensor, dimensions: int) -> Tensor:
@@ -103,7 +106,9 @@ class Surrogate:
             per_decision = per_decision * chain_length
         if weight is not None:
             per_decision = per_decision * weight
-        if self.entropy and evaluation.entropy is not None:
+        if self.entropy and self.support is not None:
+            per_decision = per_decision + self.entropy * support_entropy_of(evaluation.law, self.support)
+        elif self.entropy and evaluation.entropy is not None:
             per_decision = per_decision + self.entropy * evaluation.entropy
         return masked_mean(per_decision, mask)
 

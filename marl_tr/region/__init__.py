@@ -47,4 +47,44 @@ REGIONS = {
         config=f"{_FAMILY}.core_config:BpoConfig",
         summary="ratios drawn to the best ones within bounds, by a median head (Bounded policy optimization)",
     ),
+    "dppo": Entry(
+        target=f"{_FAMILY}.dppo:Dppo",
+        config=f"{_FAMILY}.shaping_config:DppoConfig",
+        summary="what moved too far is masked out (Divergence proximal policy optimization)",
+    ),
+    "bandpo": Entry(
+        target=f"{_FAMILY}.bandpo:Bandpo",
+        config=f"{_FAMILY}.shaping_config:BandpoConfig",
+        summary="clips as wide as the action's probability allows (BandPO)",
+    ),
+    "maspo": Entry(
+        target=f"{_FAMILY}.maspo:Maspo",
+        config=f"{_FAMILY}.shaping_config:MaspoConfig",
+        summary="a soft gate on overshooting ratios, by the action's probability (MASPO)",
+    ),
+    "r2vpo": Entry(
+        target=f"{_FAMILY}.r2vpo:R2vpo",
+        config=f"{_FAMILY}.shaping_config:R2vpoConfig",
+        summary="a multiplier holds the variance of the ratio (R2VPO)",
+    ),
+    "pspo": Entry(
+        target=f"{_FAMILY}.pspo:Pspo",
+        config=f"{_FAMILY}.shaping_config:PspoConfig",
+        summary="ratios smoothed toward the old policy; a smaller rate (PSPO)",
+    ),
+    "dispo": Entry(
+        target=f"{_FAMILY}.dispo:Dispo",
+        config=f"{_FAMILY}.shaping_config:DispoConfig",
+        summary="clipped weights, apart for good and bad actions (DISPO)",
+    ),
+    "apo": Entry(
+        target=f"{_FAMILY}.apo:Apo",
+        config=f"{_FAMILY}.shaping_config:ApoConfig",
+        summary="what bad actions lose goes to likely choices (Anchored policy optimization)",
+    ),
+    "a3po": Entry(
+        target=f"{_FAMILY}.a3po:A3po",
+        config=f"{_FAMILY}.shaping_config:A3poConfig",
+        summary="clipped ratios to an anchor that goes along with the policy (A-3PO)",
+    ),
 }

@@ -3,11 +3,12 @@
 Nothing here knows a name. Config models say what they are by class attributes, all optional:
 
 - a region's: ``takes_own_step: bool``; ``refuses_objectives: Mapping[name, reason]``; ``only_objective: str``, with
-  a gain of its own in place of that one's; ``requires: frozenset[str]``; ``needs: frozenset[str]`` of
-  `marl_tr.region.needs.Need`;
-- an objective's: ``requires``; a schedule's: ``needs_own_parameters: bool``, ``requires`` (it may hang on the settings,
-  and ``instead: str`` say which would need less), ``needs_bounds: bool``, ``needs_scope: str`` (of every agent's
-  ``scope``), ``needs_own_step: bool`` (of every region), ``wants_shared_reward: bool``;
+  a gain of its own in place of that one's; ``requires: frozenset[str]`` (it may hang on the settings, and
+  ``instead: str`` say which would need less, or something else); ``needs: frozenset[str]`` of
+  `marl_tr.region.needs.Need`; ``needs_anchor: bool``, of a regulariser;
+- an objective's: ``requires``, ``instead``; a schedule's: ``needs_own_parameters: bool``, ``requires``, ``instead``,
+  ``needs_bounds: bool``, ``needs_scope: str`` (of every agent's ``scope``), ``needs_own_step: bool`` (of every region),
+  ``wants_shared_reward: bool``;
 - an agent's: ``capabilities: frozenset[str]`` out of `log_prob`, `kl`, `mass`, `sample_distance` (not
   declared: not checked);
 - an environment's: ``shared_reward: bool`` (a property): all agents already get the same reward; ``cohort: int``:
@@ -44,6 +45,7 @@ def cross_checks(document: Document, checked: Validated) -> list[Problem]:
         *_scope(document, checked),
         *_capabilities(document, checked),
         *_regularisers(document, checked),
+        *_anchors(document, checked),
         *_cohorts(document, checked),
         *_needs(document, checked),
         *_backend(document, checked),
@@ -263,12 +265,17 @@ def _capabilities(document: Document, checked: Validated) -> list[Problem]:
 
 
 def _able(kind: str, offered: frozenset[str]) -> list[str]:
-    """Registered parts of a kind that need no more than is offered, whatever their settings; those that do not say what
-    they need left out."""
+    """Registered parts of a kind that need no more than is offered, with default settings where it hangs on them; those
+    that do not say what they need left out."""
     models = ((name, entry.load_config()) for name, entry in registry.names(kind).items())
     able = []
     for name, model in models:
         needed: object = None if model is None else getattr(model, "requires", frozenset[str]())
+        if model is not None and isinstance(needed, property):
+            try:
+                needed = model().requires  # type: ignore[attr-defined]
+            except ValueError:  # a setting without a default
+                continue
         if isinstance(needed, frozenset) and needed <= offered:
             able.append(name)
     return able
@@ -297,6 +304,21 @@ def _regularisers(document: Document, checked: Validated) -> list[Problem]:
             message = f"{term.kind!r} needs {', and '.join(sorted(lacks))}"
             problems.append(document.problem(("regularisers", position), message))
     return problems
+
+
+def _anchors(document: Document, checked: Validated) -> list[Problem]:
+    """Regions that go by an anchor where no regulariser has one."""
+    if checked.scenario is None or any(term.kind == "position" for term in checked.scenario.regularisers):
+        return []
+    message = (
+        "region {!r} goes by an anchor here, and no regulariser has one; add "
+        "'regularisers: [{{kind: position, weight: 0}}]', which holds the start of the run and pulls nowhere"
+    )
+    return [
+        document.problem((*entry.where("region"), "kind"), message.format(entry.kind("region")))
+        for entry in _entries(document, checked)
+        if getattr(entry.config("region"), "needs_anchor", False)
+    ]
 
 
 def _cohorts(document: Document, checked: Validated) -> list[Problem]:

@@ -162,9 +162,12 @@ def _check_capabilities(scenario: Scenario, position: int, policy: Policy, requi
     part = scenario.agents[position]
     missing = required - policy.capabilities
     if missing:
+        parts = (scenario.objective_of(part).config, scenario.region_of(part).config)
+        others = [getattr(config, "instead", "") for config in parts if getattr(config, "requires", required) & missing]
+        cures = "".join(f"; or {other}" for other in others if other)
         raise UserError(
             f"agents.{position}: agents of kind {part.kind!r} cannot say {', '.join(sorted(missing))}, which objective "
-            f"{scenario.objective_of(part).kind!r} with region {scenario.region_of(part).kind!r} requires"
+            f"{scenario.objective_of(part).kind!r} with region {scenario.region_of(part).kind!r} requires{cures}"
         )
     for term in scenario.regularisers_of(part):
         missing = term.requires - policy.capabilities
