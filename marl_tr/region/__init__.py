@@ -27,4 +27,14 @@ REGIONS = {
         config=f"{_FAMILY}.core_config:SpoConfig",
         summary="ratios drawn to 1 + epsilon sign(A) (Simple policy optimization)",
     ),
+    "grpo": Entry(
+        target=f"{_FAMILY}.grpo:Grpo",
+        config=f"{_FAMILY}.cohort_config:GrpoConfig",
+        summary="clipped ratios, every trajectory alike, for cohorts (GRPO)",
+    ),
+    "gspo": Entry(
+        target=f"{_FAMILY}.gspo:Gspo",
+        config=f"{_FAMILY}.cohort_config:GspoConfig",
+        summary="one clipped ratio a trajectory (GSPO)",
+    ),
 }
