@@ -146,7 +146,7 @@ def test_gspo_leaves_out_what_is_masked_and_counts_chain_steps() -> None:
 
 @pytest.mark.parametrize(("kind", "variant"), [("gaussian", "sequence"), ("gaussian", "token"), ("flow", "token")])
 def test_gspo_starts_as_the_policy_gradient_of_trajectories(kind: str, variant: str) -> None:
-    """With one advantage a trajectory, as cohorts give it. A flow's weights of chain steps the token form alone keeps."""
+    """With one advantage a trajectory, as cohorts give it; a flow's weights of its steps the token form alone has."""
     turn = turn_for(policy_of(kind))
     turn = replace(turn, advantage=turn.advantage[:, :1].expand_as(turn.advantage).clone())
     found = gradient_of(region_of("gspo", variant=variant), turn, turn.learners.parameters(turn.rows))
