@@ -23,6 +23,7 @@ class GrpoConfig(ReshapedConfig):
     status: ClassVar[Status] = "classic"
     guarantee: ClassVar[str] = "none"
     needs: ClassVar[frozenset[str]] = frozenset({"cohort", "trajectory"})
+    wants_cohort_advantage: ClassVar[bool] = True
 
     clip: float = Field(default=0.2, gt=0, lt=1, description="How far below 1 the ratio's interval reaches.")
     clip_high: float | None = Field(
@@ -59,6 +60,7 @@ class GbpoConfig(ReshapedConfig):
     status: ClassVar[Status] = "verified"
     guarantee: ClassVar[str] = "soft"
     needs: ClassVar[frozenset[str]] = frozenset({"cohort"})
+    wants_cohort_advantage: ClassVar[bool] = True
 
     low: float = Field(default=0.3, gt=0, lt=1, description="c_l: the least target is 1 - low.")
     high: float = Field(default=0.3, gt=0, description="c_h: the largest is 1 + high.")
@@ -84,6 +86,7 @@ class EtrConfig(ReshapedConfig):
     status: ClassVar[Status] = "reconstructed"
     guarantee: ClassVar[str] = "none"
     needs: ClassVar[frozenset[str]] = frozenset({"cohort"})
+    wants_cohort_advantage: ClassVar[bool] = True
 
     clip: float = Field(default=0.2, gt=0, lt=1, description="How far below 1 the interval reaches where |A| = 1.")
     clip_high: float | None = Field(default=0.28, gt=0, description="How far above; empty: as far.")
