@@ -87,4 +87,29 @@ REGIONS = {
         config=f"{_FAMILY}.shaping_config:A3poConfig",
         summary="clipped ratios to an anchor that goes along with the policy (A-3PO)",
     ),
+    "grpo": Entry(
+        target=f"{_FAMILY}.grpo:Grpo",
+        config=f"{_FAMILY}.cohort_config:GrpoConfig",
+        summary="clipped ratios, every trajectory alike, for cohorts (GRPO)",
+    ),
+    "gspo": Entry(
+        target=f"{_FAMILY}.gspo:Gspo",
+        config=f"{_FAMILY}.cohort_config:GspoConfig",
+        summary="one clipped ratio a trajectory (GSPO)",
+    ),
+    "gbpo": Entry(
+        target=f"{_FAMILY}.gbpo:Gbpo",
+        config=f"{_FAMILY}.cohort_config:GbpoConfig",
+        summary="ratios drawn to a bounded target about the cohort's median (GBPO)",
+    ),
+    "etr": Entry(
+        target=f"{_FAMILY}.etr:Etr",
+        config=f"{_FAMILY}.cohort_config:EtrConfig",
+        summary="clipped ratios, intervals that grow with |A| (elastic trust regions)",
+    ),
+    "fiberpo": Entry(
+        target=f"{_FAMILY}.fiberpo:FiberPo",
+        config=f"{_FAMILY}.cohort_config:FiberPoConfig",
+        summary="log-ratios with a budget for trajectory and decision, or four levels (FiberPO)",
+    ),
 }

@@ -12,6 +12,7 @@ from marl_tr.rollout.collector import Collector
 from marl_tr.rollout.container import Bootstrap, EpisodeStatistics, GroupRollout, PolicyRecord, Rollout
 from marl_tr.rollout.executed import executed_by_all
 from marl_tr.rollout.team import Team
+from marl_tr.rollout.transforms import with_process_scores
 
 __all__ = [
     "Advantage",
@@ -28,4 +29,5 @@ __all__ = [
     "executed_by_all",
     "generalised_advantage",
     "normalise",
+    "with_process_scores",
 ]

@@ -9,7 +9,15 @@ from torch import Tensor
 
 from marl_tr.errors import UserError
 
-__all__ = ["Advantage", "BadCohorts", "cohort_advantage", "cohort_labels", "generalised_advantage", "normalise"]
+__all__ = [
+    "Advantage",
+    "BadCohorts",
+    "cohort_advantage",
+    "cohort_labels",
+    "compared_episodes",
+    "generalised_advantage",
+    "normalise",
+]
 
 _EQUAL = 1e-6
 """Advantages that differ by less than this share of the largest are equal."""
@@ -101,7 +109,7 @@ def cohort_advantage(
 
     Source: Shao et al., arXiv 2402.03300, section 4.1.2, with the population's deviation as in SAGE-GRPO's code.
     """
-    returns, known, episode, group = _compared(reward, alive, starts, done, cohort)
+    returns, known, episode, group = compared_episodes(reward, alive, starts, done, cohort)
 
     def mean(x: Tensor) -> Tensor:
         sums = torch.zeros(int(group.max()) + 1, x.shape[-1], dtype=x.dtype, device=x.device)
@@ -127,17 +135,17 @@ def cohort_labels(
     Raises:
         BadCohorts: As `cohort_advantage`.
     """
-    returns, _, episode, group = _compared(reward, alive, starts, done, cohort)
+    returns, _, episode, group = compared_episodes(reward, alive, starts, done, cohort)
     agents = torch.arange(reward.shape[-1], device=reward.device)
     named = group[episode].unflatten(0, starts.shape).unsqueeze(-1) * reward.shape[-1] + agents
     return {"cohort": named, "score": returns[episode].unflatten(0, starts.shape).to(reward.dtype)}
 
 
-def _compared(
+def compared_episodes(
     reward: Tensor, alive: Tensor, starts: Tensor, done: Tensor, cohort: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns ``[n, A]`` of the ``n`` episodes and whether they are known, the episode of each moment ``[T E]``, and
-    the cohort of each episode ``[n]``."""
+    the cohort of each episode ``[n]``; arguments as of `cohort_advantage`."""
     if cohort is None:
         raise BadCohorts(
             "advantage.estimator: this environment forms no cohorts (its steps hold none), so there is nothing to "

@@ -240,6 +240,10 @@ class Collector:
             done=self._stack([result.done for result in books.results]),
             bootstrap=self._bootstrap(books),
             cohort=_cohorts(books.steps, self._device),
+            metrics={
+                name: self._stack([np.asarray(result.metrics[name], np.float32) for result in books.results])
+                for name in metrics
+            },
             episodes=EpisodeStatistics(
                 returns=np.concatenate([r for r, _ in ended]),
                 lengths=np.concatenate([n for _, n in ended]),

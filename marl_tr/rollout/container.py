@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -117,6 +117,7 @@ class Rollout:
         bootstrap: Where values continue cut-off trajectories.
         episodes: What ended meanwhile.
         cohort: ``[T, E]`` int64, which episodes are compared with each other, or None.
+        metrics: ``[T, E]`` float32 each, what the environment measured of each step, by name.
     """
 
     groups: dict[str, GroupRollout]
@@ -127,6 +128,7 @@ class Rollout:
     bootstrap: Bootstrap
     episodes: EpisodeStatistics
     cohort: Tensor | None = None
+    metrics: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:

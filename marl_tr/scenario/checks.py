@@ -5,7 +5,7 @@ Nothing here knows a name. Config models say what they are by class attributes, 
 - a region's: ``takes_own_step: bool``; ``refuses_objectives: Mapping[name, reason]``; ``only_objective: str``, with
   a gain of its own in place of that one's; ``requires: frozenset[str]`` (it may hang on the settings, and
   ``instead: str`` say which would need less, or something else); ``needs: frozenset[str]`` of
-  `marl_tr.region.needs.Need`; ``needs_anchor: bool``, of a regulariser;
+  `marl_tr.region.needs.Need`; ``needs_anchor: bool``, of a regulariser; ``wants_cohort_advantage: bool``;
 - an objective's: ``requires``, ``instead``; a schedule's: ``needs_own_parameters: bool``, ``requires``, ``instead``,
   ``needs_bounds: bool``, ``needs_scope: str`` (of every agent's ``scope``), ``needs_own_step: bool`` (of every region),
   ``wants_shared_reward: bool``;
@@ -55,6 +55,14 @@ def cross_checks(document: Document, checked: Validated) -> list[Problem]:
 def scenario_warnings(scenario: Scenario) -> list[str]:
     """What is possible and probably not meant; one sentence each."""
     told = []
+    for entry in scenario.agents:
+        region = scenario.region_of(entry)
+        if getattr(region.config, "wants_cohort_advantage", False) and scenario.advantage.estimator == "gae":
+            told.append(
+                f"region {region.kind!r} is made for advantages relative to a cohort, and advantage.estimator is "
+                "'gae'; 'advantage: {estimator: cohort}' compares episodes"
+            )
+    told = list(dict.fromkeys(told))
     shared = bool(getattr(scenario.env.settings, "shared_reward", False))
     wants = getattr(scenario.schedule.config, "wants_shared_reward", False)
     if wants and scenario.env.reward == "own" and not shared:
@@ -346,12 +354,14 @@ def _needs(document: Document, checked: Validated) -> list[Problem]:
         needs: frozenset[str] = getattr(entry.config("region"), "needs", frozenset())
         path = (*entry.where("region"), "kind")
         name = entry.kind("region") if needs else ""
-        cohort = getattr(checked.env_config, "cohort", 1)
-        if needs & {"cohort", "whole_cohorts"} and cohort == 1:
-            message = (
-                f"region {name!r} compares episodes with each other, and this environment forms no cohorts; take one "
-                "that does (flow/mixture-v0, games/bandit-v0; docs/environments.md says how), or another region"
+        if needs & {"cohort", "whole_cohorts"} and _cohort_size(document, checked) == 1:
+            cure = (
+                "its cohorts are of one copy: set env.config.cohort (8, for example)"
+                if hasattr(checked.env_config, "cohort")
+                else "this environment forms no cohorts; take one that does (flow/mixture-v0, games/bandit-v0; "
+                "docs/environments.md says how)"
             )
+            message = f"region {name!r} compares episodes with each other, and {cure}, or another region"
             problems.append(document.problem(path, message))
         whole = needs & {"whole_trajectories", "whole_cohorts"}
         if not whole or checked.scenario is None or not entry.path:
@@ -364,6 +374,17 @@ def _needs(document: Document, checked: Validated) -> list[Problem]:
             )
             problems.append(document.problem(path, message))
     return problems
+
+
+def _cohort_size(document: Document, checked: Validated) -> int:
+    """How many copies are compared with each other; of an environment without a model of its settings what the
+    scenario says of it."""
+    if checked.env_config is not None:
+        return int(getattr(checked.env_config, "cohort", 1))
+    env = document.data.get("env")
+    config = env.get("config") if isinstance(env, dict) else None
+    size = config.get("cohort", 1) if isinstance(config, dict) else 1
+    return size if isinstance(size, int) else 1
 
 
 def _backend(document: Document, checked: Validated) -> list[Problem]:

@@ -10,13 +10,14 @@ An entry of `agents` may have an objective, a region and an optimizer of its own
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, model_validator
 
 from marl_tr.scenario.optimizer import OptimizerSection
 from marl_tr.scenario.regularisers import RegulariserConfig
 from marl_tr.scenario.strict import Strict
+from marl_tr.scenario.transforms import TrustGrpoConfig
 
 __all__ = [
     "ENTRY_PARTS",
@@ -119,11 +120,20 @@ class AdvantageSection(Strict):
     )
     cohort_weight: float = Field(default=0.5, ge=0, le=1, description="Of the cohort's part in 'mixed'.")
     cohort_clip: float = Field(default=5.0, gt=0, description="Cohort-relative advantages are clipped to +- this.")
+    transform: TrustGrpoConfig | None = Field(
+        default=None, description="Of the scores that cohorts are compared by; empty: they are the returns."
+    )
     failed: Literal["error", "exclude"] = Field(
         default="error",
         description="A reward that is not finite ends the run, or its episode is left out of everything (a reward "
         "model that failed on one sample).",
     )
+
+    @model_validator(mode="after")
+    def _of_cohorts(self) -> Self:
+        if self.transform is not None and self.estimator == "gae":
+            raise ValueError("transform is of the scores that cohorts compare; set estimator: cohort (or mixed)")
+        return self
 
 
 class TrainerSection(Strict):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from marl_tr.critic.critic import Values, following
 from marl_tr.critic.fit import FitReport
-from marl_tr.errors import Diverged
+from marl_tr.errors import Diverged, UserError
 from marl_tr.policy import PolicyBatch
 from marl_tr.region.chain_gradients import learners_gradient_norms
 from marl_tr.region.guard import Guard, UpdateReport
@@ -29,6 +29,7 @@ from marl_tr.rollout import (
     executed_by_all,
     generalised_advantage,
     normalise,
+    with_process_scores,
 )
 from marl_tr.scenario.schema import Scenario
 from marl_tr.schedule.assignment import Assignment
@@ -234,7 +235,7 @@ class Trainer:
             return estimated
         alive = _all(rollout, "alive")
         relative = cohort_advantage(
-            reward=_all(rollout, "reward"),
+            reward=self._compared_reward(rollout),
             alive=alive,
             starts=rollout.starts,
             done=rollout.done,
@@ -247,6 +248,29 @@ class Trainer:
         w = settings.cohort_weight
         mixed = w * relative + (1 - w) * (own if settings.normalise else estimated.raw)
         return Advantage(raw=mixed, target=estimated.target)
+
+    def _compared_reward(self, rollout: Rollout) -> Tensor:
+        """What cohorts are compared by ``[T, E, A]``: the reward, transformed where the scenario says so."""
+        reward, transform = _all(rollout, "reward"), self.scenario.advantage.transform
+        if transform is None:
+            return reward
+        process = rollout.metrics.get(transform.process)
+        if process is None:
+            known = ", ".join(rollout.metrics) or "none"
+            raise UserError(
+                f"advantage.transform.process: the environment measures no {transform.process!r}; its metrics: {known}"
+            )
+        return with_process_scores(
+            reward=reward,
+            process=process,
+            alive=_all(rollout, "alive"),
+            starts=rollout.starts,
+            done=rollout.done,
+            cohort=rollout.cohort,
+            weight=transform.alpha * math.exp(-self.iteration / (transform.decay or self.iterations)),
+            right=transform.right,
+            released=transform.released,
+        )
 
     def _generalised(self, rollout: Rollout, values: Values) -> Advantage:
         """GAE; one joint value where the reward is shared (specification 2.1)."""
@@ -307,7 +331,7 @@ class Trainer:
         labels = {"raw_advantage": raw} if Need.RAW_ADVANTAGE in needs else {}
         if needs & {Need.COHORT, Need.WHOLE_COHORTS}:
             labels |= cohort_labels(
-                reward=_all(rollout, "reward"),
+                reward=self._compared_reward(rollout),
                 alive=_all(rollout, "alive"),
                 starts=rollout.starts,
                 done=rollout.done,

@@ -49,14 +49,20 @@ def gradient_of(region: GradientRegion, turn: Turn, parameters: Parameters, *, i
     return torch.cat([g.flatten() for g in gradients])
 
 
-def policy_gradient(turn: Turn) -> Tensor:
-    """Gradient of ``mean A log pi`` summed over the chain, by hand."""
+def policy_gradient(turn: Turn, aggregation: str = "token_mean") -> Tensor:
+    """Gradient of ``mean A log pi`` summed over the chain, by hand; turns have one episode a trajectory."""
     policy = turn.learners.policy
     leaves = {name: p.requires_grad_() for name, p in turn.learners.parameters(turn.rows).items()}
     log_prob = policy.evaluate(leaves, turn.batch).log_prob
     weight = policy.evaluate(leaves, turn.batch).weight
     gains = log_prob * turn.advantage.unsqueeze(-1) * (1 if weight is None else weight)
-    gain = masked_mean(gains.sum(-1), turn.batch.mask).sum()
+    per_decision, mask = gains.sum(-1), turn.batch.mask
+    if aggregation == "token_mean":
+        gain = masked_mean(per_decision, mask).sum()
+    else:
+        sums, counts = (per_decision * mask).sum(1), mask.sum(1)
+        each = sums / counts.clamp_min(1) if aggregation == "trajectory_mean" else sums
+        gain = (each.sum(-1) / (counts > 0).sum(-1)).sum()
     return torch.cat([g.flatten() for g in torch.autograd.grad(gain, list(leaves.values()))])
 
 
@@ -74,7 +80,8 @@ def test_at_the_old_policy_the_gradient_is_the_policy_gradient_times_a_known_fac
         pytest.skip("its gradient has another direction there, by design")
     turn = turn_for(policy_of(kind))
     found = gradient_of(region, turn, turn.learners.parameters(turn.rows))
-    torch.testing.assert_close(found, factor * policy_gradient(turn), rtol=1e-3, atol=1e-5)
+    expected = factor * policy_gradient(turn, getattr(region.config, "aggregation", "token_mean"))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "kind"), PAIRS)
