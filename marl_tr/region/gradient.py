@@ -221,20 +221,22 @@ class GradientRegion:
             evaluation = turn.learners.policy.evaluate(stacked, part.batch)
         penalised = estimate.gain
         if turn.terms and evaluation is not None:
-            penalised = penalised - _penalty(turn, rows, part, evaluation)
+            penalised = penalised - _penalty(turn, rows, part, stacked, evaluation)
         (-(share.to(penalised) * penalised).sum()).backward()
         if stop_at is not None and evaluation is not None:
             _mark_stopped(turn, rows, part.batch, evaluation, stop_at)
         return replace(estimate, gain=estimate.gain.detach(), evaluation=None)
 
 
-def _penalty(turn: Turn, rows: list[RowOptimizer], part: Samples, evaluation: Evaluation) -> Tensor:
+def _penalty(
+    turn: Turn, rows: list[RowOptimizer], part: Samples, parameters: Parameters, evaluation: Evaluation
+) -> Tensor:
     """The regularisers, the velocity's against each row's parameters before its last step."""
     steps = _previous(rows)
     references = [
         None if not term.active else steps if term.kind == "before" else term.reference for term in turn.terms
     ]
-    laws = turn.laws_of(references, part.batch)
+    laws = turn.nearby(turn.laws_of(references, part.batch), parameters, part.batch, evaluation, turn.generator)
     return turn.penalty(evaluation, laws, part.old_log_prob, part.batch.mask)
 
 
