@@ -152,8 +152,8 @@ class SmoothConfig(Strict):
     step: float | None = Field(
         default=None,
         gt=0,
-        description="How far an ascent moves the number that moves most, before the box cuts it off; empty: 100 radius, "
-        "as published, which takes nearly every number to the box's edge.",
+        description="How far an ascent moves the number that moves most, before the box cuts it off; empty: 100 "
+        "radius, as published, which takes nearly every number to the box's edge.",
     )
     ascents: int = Field(default=1, ge=1, le=100, description="Projected ascents, a forward and backward pass each.")
     reduction: Literal["sum", "mean"] = Field(

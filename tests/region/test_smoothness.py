@@ -92,6 +92,17 @@ def test_what_is_found_is_farther_than_a_random_point_of_the_box(name: str) -> N
     assert bool((found > random.max(0).values).all())
 
 
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_short_ascent_goes_up_from_where_it_starts(name: str) -> None:
+    """Of a parabola a long step down is as good as one up."""
+    policy = policy_of(name)
+    batch = play(policy)
+    start, short = (
+        distance(policy, batch, seen(policy, batch, noise=0.3 * RADIUS, step=step * RADIUS)) for step in (1e-6, 0.1)
+    )
+    assert bool((short > 1.1 * start).all())
+
+
 def test_more_ascents_find_nearly_the_farthest_corner() -> None:
     """Nearby the distance is a convex parabola, whose largest value in a box is at a corner; there are sixteen."""
     policy = make_policy("gaussian", agents=1)
