@@ -27,4 +27,14 @@ REGIONS = {
         config=f"{_FAMILY}.core_config:SpoConfig",
         summary="ratios drawn to 1 + epsilon sign(A) (Simple policy optimization)",
     ),
+    "tram": Entry(
+        target=f"{_FAMILY}.tram:Tram",
+        config=f"{_FAMILY}.parameter_config:TramConfig",
+        summary="gradients from the worst point nearby, a KL away (TRAM)",
+    ),
+    "directional": Entry(
+        target=f"{_FAMILY}.directional:Directional",
+        config=f"{_FAMILY}.parameter_config:DirectionalConfig",
+        summary="steps within the directions of a learner's first updates (directional alignment)",
+    ),
 }

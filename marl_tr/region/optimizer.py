@@ -22,7 +22,7 @@ from marl_tr.region.matrix_steps import (
 )
 from marl_tr.scenario.optimizer import OptimizerSection
 
-__all__ = ["RowOptimizer", "hidden_matrices"]
+__all__ = ["RowOptimizer", "hidden_matrices", "matrices"]
 
 _ADAM_EPS = 1e-5
 """The value that PPO implementations share (Huang et al., 2022, detail 3)."""
@@ -30,18 +30,25 @@ _ADAMW_EPS = 1e-8
 """torch's own: gradients of losses that are means over an action's dimensions are far below 1e-5."""
 
 
-def hidden_matrices(parameters: Mapping[str, Tensor]) -> frozenset[str]:
-    """Names of the parameters that are moved as matrices.
-
-    A learner's parameter counts as a matrix where it has two axes longer than 1. The first and the last matrix, in the
-    module's order, and whatever has ``embed`` in its name are left out (Jordan et al., 2024: Muon is for hidden
-    layers).
+def matrices(parameters: Mapping[str, Tensor]) -> list[str]:
+    """Names of the parameters of which a learner's part has two axes, both longer than 1, in the module's order.
 
     Args:
         parameters: Stacked, ``[L, ...]`` each, in the module's order.
     """
-    matrices = [name for name, p in parameters.items() if p.ndim == 3 and min(p.shape[1:]) > 1]
-    return frozenset(name for name in matrices[1:-1] if "embed" not in name.lower())
+    return [name for name, p in parameters.items() if p.ndim == 3 and min(p.shape[1:]) > 1]
+
+
+def hidden_matrices(parameters: Mapping[str, Tensor]) -> frozenset[str]:
+    """Names of the parameters that are moved as matrices.
+
+    Of the `matrices` the first and the last, in the module's order, and whatever has ``embed`` in its name are left out
+    (Jordan et al., 2024: Muon is for hidden layers).
+
+    Args:
+        parameters: Stacked, ``[L, ...]`` each, in the module's order.
+    """
+    return frozenset(name for name in matrices(parameters)[1:-1] if "embed" not in name.lower())
 
 
 class RowOptimizer:
@@ -154,9 +161,9 @@ def _adamw(parameters: list[Tensor], settings: OptimizerSection, decay: float) -
     )
 
 
-def _muon(matrices: list[Tensor], settings: OptimizerSection, decay: float) -> torch.optim.Optimizer:
+def _muon(hidden: list[Tensor], settings: OptimizerSection, decay: float) -> torch.optim.Optimizer:
     return torch.optim.Muon(
-        matrices,
+        hidden,
         lr=settings.learning_rate * decay,
         weight_decay=settings.weight_decay,
         # Steps as long as AdamW's (arXiv 2502.16982), whichever of the two axes is the input.
@@ -192,22 +199,22 @@ _ADAM_RMS = 0.2
 _MOMENTUM = 0.95
 
 
-def _spectral(matrices: list[Tensor], settings: OptimizerSection, decay: float) -> torch.optim.Optimizer:
+def _spectral(hidden: list[Tensor], settings: OptimizerSection, decay: float) -> torch.optim.Optimizer:
     norm = settings.norm or "spectral"
     how = f"/{settings.orthogonalisation or 'newton_schulz'}" if norm == "spectral" else ""
-    return _to_the_edge(_BALLS[norm + how], matrices, settings, decay)
+    return _to_the_edge(_BALLS[norm + how], hidden, settings, decay)
 
 
-def _normalised_momentum(matrices: list[Tensor], settings: OptimizerSection, decay: float) -> torch.optim.Optimizer:
-    return _to_the_edge(_BALLS["cosh"], matrices, settings, decay)
+def _normalised_momentum(hidden: list[Tensor], settings: OptimizerSection, decay: float) -> torch.optim.Optimizer:
+    return _to_the_edge(_BALLS["cosh"], hidden, settings, decay)
 
 
-def _to_the_edge(ball: _Ball, matrices: list[Tensor], settings: OptimizerSection, decay: float) -> MatrixSteps:
+def _to_the_edge(ball: _Ball, hidden: list[Tensor], settings: OptimizerSection, decay: float) -> MatrixSteps:
     def scale(shape: torch.Size) -> float:
         return 1.0 if settings.step_scale == "unit" else _ADAM_RMS * ball.rms(shape[0], shape[1])
 
     return MatrixSteps(
-        matrices,
+        hidden,
         direction=ball.direction,
         scale=scale,
         lr=settings.learning_rate * decay,

@@ -74,6 +74,7 @@ class Measurement:
         log_prob: ``[R, T, N, K]``.
         entropy: ``[R]``, mean; None where the policy cannot say.
         evaluation: Of the whole batch.
+        parameters: What was measured, ``[R, ...]``.
         anchors: Mean KL(anchor || new) of each position term, ``[R]`` float64 nats, by name.
         terms: Value of each regulariser in its own unit, ``[R]`` float64, by name.
     """
@@ -83,6 +84,7 @@ class Measurement:
     log_prob: Tensor
     entropy: Tensor | None
     evaluation: Evaluation
+    parameters: Parameters = field(default_factory=dict)
     anchors: dict[str, Tensor] = field(default_factory=dict)
     terms: dict[str, Tensor] = field(default_factory=dict)
 
@@ -202,6 +204,7 @@ class Turn:
             log_prob=evaluation.log_prob,
             entropy=None if evaluation.entropy is None else masked_mean(evaluation.entropy, mask),
             evaluation=evaluation,
+            parameters=parameters,
             anchors=anchors,
             terms=terms,
         )
@@ -321,7 +324,8 @@ class Reach(NamedTuple):
 class Region(Protocol):
     """Bounds an update.
 
-    Optional hook, looked up by name: ``reach(turn, measured) -> Reach``, of a measurement of the whole batch.
+    Optional hook, looked up by name: ``reach(turn, measured) -> Reach``, of a measurement of the whole batch, before
+    anything of it is committed.
 
     Attributes:
         guarantee: ``"hard"``: the Guard keeps the bound; ``"soft"``: pulled back, not kept; ``"none"``: measured.
