@@ -112,4 +112,14 @@ REGIONS = {
         config=f"{_FAMILY}.cohort_config:FiberPoConfig",
         summary="log-ratios with a budget for trajectory and decision, or four levels (FiberPO)",
     ),
+    "tram": Entry(
+        target=f"{_FAMILY}.tram:Tram",
+        config=f"{_FAMILY}.parameter_config:TramConfig",
+        summary="gradients from the worst point nearby, a KL away (TRAM)",
+    ),
+    "directional": Entry(
+        target=f"{_FAMILY}.directional:Directional",
+        config=f"{_FAMILY}.parameter_config:DirectionalConfig",
+        summary="steps within the directions of a learner's first updates (directional alignment)",
+    ),
 }

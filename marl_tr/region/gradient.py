@@ -72,8 +72,9 @@ class GradientRegion:
     takes its own optimizer step, so that a learner's step touches its row only. A pass sees a minibatch of decisions
     and, of flows, some steps of each one's chain; an optimizer step has the gradient of one or more passes.
 
-    A mechanism is a subclass that fills in some of the slots `prepare`, `estimate`, `transform_gradients`,
-    `after_step`, `after_epoch` and `finish`; each of them does nothing here (`estimate` asks the objective).
+    A mechanism is a subclass that fills in some of the slots `prepare`, `estimate`, `gradients`, `transform_gradients`,
+    `after_step`, `after_epoch` and `finish`; each of them does nothing here (`estimate` asks the objective, `gradients`
+    runs its passes).
 
     Attributes:
         own_guarantee: Of the mechanism itself: ``"soft"`` or ``"none"`` where nothing keeps it, ``"hard"`` where the
@@ -103,6 +104,19 @@ class GradientRegion:
     def estimate(self, update: Update, parameters: Parameters, samples: Samples) -> Estimate:
         """What a pass maximises: the mean gain of `parameters` over a minibatch, ``[R]``."""
         return update.turn.objective.estimate(update.turn, parameters, samples)
+
+    def gradients(
+        self, update: Update, seen: Sequence[Samples], shares: Tensor, *, stops: bool = True
+    ) -> list[Estimate]:
+        """Leave the gradient of a step in the rows' parameters: a forward and backward pass over each of `seen`.
+
+        Args:
+            update: With the rows where the gradient is wanted.
+            seen: Minibatches.
+            shares: ``[passes, R]``, of each pass in the mean.
+            stops: Rows whose divergence is beyond ``stop_at`` are stopped.
+        """
+        return [self._pass(update, part, share, stops=stops) for part, share in zip(seen, shares, strict=True)]
 
     def transform_gradients(self, update: Update) -> None:
         """After the backward passes of a step, before norms are clipped and the optimizer moves."""
@@ -204,7 +218,7 @@ class GradientRegion:
         # One for a single pass, exactly; a row without a decision gains nothing whatever its share.
         shares = counts / counts.sum(0).clamp_min(1) if len(passes) > 1 else torch.ones_like(counts)
         seen = [samples.part(part) for part in passes]
-        estimates = [self._pass(update, part, share) for part, share in zip(seen, shares, strict=True)]
+        estimates = self.gradients(update, seen, shares)
         found = counts > 0
         for estimate, has in zip(estimates, found, strict=True):
             if estimate.active is not None:
@@ -216,29 +230,31 @@ class GradientRegion:
         update.estimates += estimates
         self.after_step(update, seen)
 
-    def _pass(self, update: Update, part: Samples, share: Tensor) -> Estimate:
+    def _pass(self, update: Update, part: Samples, share: Tensor, *, stops: bool) -> Estimate:
         turn, rows, stacked = update.turn, update.rows, update.parameters
         estimate = self.estimate(update, stacked, part)
         evaluation = estimate.evaluation
-        stop_at = self.config.stop_at
+        stop_at = self.config.stop_at if stops else None
         if evaluation is None and (turn.terms or stop_at is not None):
             evaluation = turn.learners.policy.evaluate(stacked, part.batch)
         penalised = estimate.gain
         if turn.terms and evaluation is not None:
-            penalised = penalised - _penalty(turn, rows, part, evaluation)
+            penalised = penalised - _penalty(turn, rows, part, stacked, evaluation)
         (-(share.to(penalised) * penalised).sum()).backward()
         if stop_at is not None and evaluation is not None:
             _mark_stopped(turn, rows, part.batch, evaluation, stop_at)
         return replace(estimate, gain=estimate.gain.detach(), evaluation=None)
 
 
-def _penalty(turn: Turn, rows: list[RowOptimizer], part: Samples, evaluation: Evaluation) -> Tensor:
+def _penalty(
+    turn: Turn, rows: list[RowOptimizer], part: Samples, parameters: Parameters, evaluation: Evaluation
+) -> Tensor:
     """The regularisers, the velocity's against each row's parameters before its last step."""
     steps = _previous(rows)
     references = [
         None if not term.active else steps if term.kind == "before" else term.reference for term in turn.terms
     ]
-    laws = turn.laws_of(references, part.batch)
+    laws = turn.nearby(turn.laws_of(references, part.batch), parameters, part.batch, evaluation, turn.generator)
     return turn.penalty(evaluation, laws, part.old_log_prob, part.batch.mask)
 
 

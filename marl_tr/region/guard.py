@@ -140,6 +140,8 @@ class Guard:
         old = turn.learners.parameters([row])
         verdict = self._settle(region, turn, candidate, k)
         outcome, measured = verdict.outcome, verdict.measured
+        # Before the commit: a step is told from the parameters and the memory that it was proposed with.
+        measures = _measures(region, turn, verdict.parameters, measured)
         steps: dict[str, float] = {}
         if outcome != "rejected":
             whole = outcome == "accepted"
@@ -172,7 +174,7 @@ class Guard:
             ),
             regularisers=_scalars(turn, measured, steps),
             chain=chain_measures(turn, measured),
-            measures=_measures(region, turn, verdict.parameters, measured),
+            measures=measures,
             joint_bound=turn.joint_bound,
         )
 

@@ -1,7 +1,8 @@
 """Regularisers: what holds learners near an anchor, or near the policy they were a moment ago.
 
 After SAGE-GRPO's dual trust region (arXiv 2603.21872; specification 4.2 to 4.5): a *position* term to an anchor that
-may move, and a *velocity* term to the policy before. Both serve every policy that can say a divergence.
+may move, and a *velocity* term to the policy before. A *smoothness* term holds a policy's decisions at neighbouring
+observations together (`marl_tr.region.smoothness`). All serve every policy that can say a divergence.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from marl_tr.scenario.regularisers import (
     PeriodAnchor,
     PositionConfig,
     RegulariserConfig,
+    SmoothConfig,
     SoftAnchor,
     TwoStageWeight,
     VelocityConfig,
@@ -59,26 +61,33 @@ def controlled_weight(
     return min(most, max(least, weight * math.exp(rate * error)))
 
 
+Kind = Literal["anchor", "before", "rollout", "smooth"]
+
+
 @dataclass(frozen=True)
 class Term:
     """One regulariser in one turn.
 
     Attributes:
-        name: ``anchor`` or ``step``, numbered from the second of a kind on (``anchor_2``).
-        kind: The reference is an ``anchor``, the policy ``before`` the last optimizer step, or the ``rollout``'s
-            recorded log-probabilities.
+        name: ``anchor``, ``step`` or ``smooth``, numbered from the second of a kind on (``anchor_2``).
+        kind: The reference is an ``anchor``, the policy ``before`` the last optimizer step, the ``rollout``'s
+            recorded log-probabilities, or the same policy at observations nearby (``smooth``).
         weight: ``[R]`` float64, of the term in the loss.
         reduction: ``"sum"`` over dimensions and chain, in nats; or the ``"mean"``.
         bound: Mean KL(anchor || new) in nats that the Guard keeps, or None.
-        reference: Parameters ``[R, ...]`` of the reference; None for the rollout's.
+        reference: Parameters ``[R, ...]`` of the reference; None for the rollout's, and for the same policy's.
+        symmetric: The divergence is KL(new || reference) + KL(reference || new).
+        ball: Where a ``smooth`` term looks for observations.
     """
 
     name: str
-    kind: Literal["anchor", "before", "rollout"]
+    kind: Kind
     weight: Tensor
     reduction: Literal["sum", "mean"]
     bound: float | None
     reference: Parameters | None
+    symmetric: bool = False
+    ball: SmoothConfig | None = None
 
     @property
     def active(self) -> bool:
@@ -103,9 +112,9 @@ class Term:
         """The term's mean over decisions a row, ``[R]``, differentiable in `evaluation`.
 
         Args:
-            policy: Says the divergence: exact KL(new || reference).
+            policy: Says the divergence: exact KL(new || reference), or the symmetric one.
             evaluation: Of decisions ``[R, T, N]`` and ``k`` chain steps.
-            reference: The reference's law on the same, without gradient; None for the rollout's.
+            reference: The reference's law on the same, without gradient (but of ``smooth``); None for the rollout's.
             old_log_prob: ``[R, T, N, k]`` of the same chain steps, as recorded.
             mask: ``[R, T, N]``.
             chain_length: ``K``; of ``k < K`` steps the sum over the chain is estimated.
@@ -114,6 +123,8 @@ class Term:
             per_step = old_log_prob - evaluation.log_prob
         else:
             per_step = policy.divergence(evaluation.law, reference)
+            if self.symmetric:
+                per_step = per_step + policy.divergence(reference, evaluation.law)
         scale = 1 / evaluation.dimensions if self.reduction == "mean" else chain_length
         return masked_mean(per_step.mean(-1) * scale, mask)
 
@@ -126,14 +137,24 @@ class _Part:
     settings: RegulariserConfig
 
     @property
-    def kind(self) -> Literal["anchor", "before", "rollout"]:
+    def kind(self) -> Kind:
         if isinstance(self.settings, PositionConfig):
             return "anchor"
+        if isinstance(self.settings, SmoothConfig):
+            return "smooth"
         return "before" if self.settings.form == "exact" else "rollout"
 
     @property
     def bound(self) -> float | None:
         return self.settings.bound if isinstance(self.settings, PositionConfig) else None
+
+    @property
+    def symmetric(self) -> bool:
+        return self.kind == "smooth" or getattr(self.settings, "direction", "new_anchor") == "symmetric"
+
+    @property
+    def ball(self) -> SmoothConfig | None:
+        return self.settings if isinstance(self.settings, SmoothConfig) else None
 
 
 class Regularisers:
@@ -184,6 +205,8 @@ class Regularisers:
                 reduction=part.settings.reduction,
                 bound=part.bound,
                 reference=self._reference(part, index),
+                symmetric=part.symmetric,
+                ball=part.ball,
             )
             for part in self._parts
         )
@@ -255,9 +278,10 @@ class Regularisers:
 
 
 def _names(settings: Sequence[RegulariserConfig]) -> list[str]:
+    bases: dict[type[Any], str] = {VelocityConfig: "step", PositionConfig: "anchor", SmoothConfig: "smooth"}
     names: list[str] = []
     for part in settings:
-        base = "step" if isinstance(part, VelocityConfig) else "anchor"
+        base = bases[type(part)]
         count = sum(name.partition("_")[0] == base for name in names)
         names.append(f"{base}_{count + 1}" if count else base)
     return names

@@ -119,6 +119,7 @@ def _gradient(turn: Turn, old: Parameters) -> tuple[float, Tensor]:
             None if law is None else law.map(lambda x: x.to(gain.dtype) if x.is_floating_point() else x)
             for law in turn.references
         ]
+        references = turn.nearby(references, leaves, turn.batch, evaluation)
         gain = gain - turn.penalty(evaluation, references, turn.old.log_prob, turn.batch.mask)
     gain = gain.sum()
     gradients = torch.autograd.grad(gain, list(leaves.values()), allow_unused=True)

@@ -14,8 +14,12 @@ from marl_tr.policy import Capability, Evaluation, Parameters, PolicyBatch, mask
 from marl_tr.region.learners import Learners
 from marl_tr.region.regulariser import Term
 from marl_tr.region.samples import Samples
+from marl_tr.region.smoothness import farthest_law
 
 __all__ = ["Candidate", "Estimate", "Learners", "Measurement", "Objective", "Reach", "Region", "Turn"]
+
+_START = 0
+"""Seed of the search for observations nearby where it is to be the same for all parameters that are measured."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Measurement:
         log_prob: ``[R, T, N, K]``.
         entropy: ``[R]``, mean; None where the policy cannot say.
         evaluation: Of the whole batch.
+        parameters: What was measured, ``[R, ...]``.
         anchors: Mean KL(anchor || new) of each position term, ``[R]`` float64 nats, by name.
         terms: Value of each regulariser in its own unit, ``[R]`` float64, by name.
     """
@@ -79,6 +84,7 @@ class Measurement:
     log_prob: Tensor
     entropy: Tensor | None
     evaluation: Evaluation
+    parameters: Parameters = field(default_factory=dict)
     anchors: dict[str, Tensor] = field(default_factory=dict)
     terms: dict[str, Tensor] = field(default_factory=dict)
 
@@ -129,7 +135,7 @@ class Turn:
         """What the regularisers take off the gain a row, ``[R]``; differentiable in `evaluation`.
 
         `references` are the laws of `laws_of` on the decisions and chain steps of `evaluation`, of which `old_log_prob`
-        and `mask` are too.
+        and `mask` are too, with those of `nearby`.
         """
         total = torch.zeros(len(self.rows), dtype=evaluation.log_prob.dtype, device=evaluation.log_prob.device)
         for term, reference in zip(self.terms, references, strict=True):
@@ -143,9 +149,36 @@ class Turn:
         policy = self.learners.policy
         return [None if p is None else policy.evaluate(p, batch).law for p in references]
 
+    def nearby(
+        self,
+        references: Sequence[Any],
+        parameters: Parameters,
+        batch: PolicyBatch,
+        evaluation: Evaluation,
+        generator: torch.Generator | None = None,
+    ) -> list[Any]:
+        """`references` with what smoothness terms compare `evaluation` with: the law of `parameters` at observations
+        nearby, differentiable.
+
+        Args:
+            references: Of `laws_of`.
+            parameters: ``[R, ...]``, of which `evaluation` is.
+            batch: On which it is.
+            evaluation: See there.
+            generator: Of where the search for the observations starts; None: everywhere the same, so that parameters
+                can be compared.
+        """
+        return [
+            self._nearby(term, parameters, batch, evaluation, generator)
+            if term.ball is not None and term.active
+            else reference
+            for term, reference in zip(self.terms, references, strict=True)
+        ]
+
     @cached_property
     def references(self) -> list[Any]:
-        """The law of each term's reference on the whole batch, in float64; None for the rollout's."""
+        """The law of each term's reference on the whole batch, in float64; None for the rollout's, and of ``smooth``
+        terms, whose reference is of the parameters to be measured."""
         laws = self.laws_of([term.reference for term in self.terms], self.batch)
         return [None if law is None else law.map(_double) for law in laws]
 
@@ -159,12 +192,11 @@ class Turn:
         anchors: dict[str, Tensor] = {}
         terms: dict[str, Tensor] = {}
         for term, reference in zip(self.terms, self.references, strict=True):
-            terms[term.name] = self._value(term, replace(evaluation, law=law), reference, self.old.log_prob, mask)
+            terms[term.name] = self._measured(term, reference, parameters, evaluation)
             if term.kind == "anchor":
                 anchors[term.name] = masked_mean(policy.divergence(reference, law).sum(-1), mask)
             if term.active and gain is not None:
-                old = replace(self.old, law=self.old.law.map(_double))
-                change = terms[term.name] - self._value(term, old, reference, self.old.log_prob, mask)
+                change = terms[term.name] - self._before[term.name]
                 gain = gain - (term.weight.to(change) * change).to(gain)
         return Measurement(
             divergence=masked_mean(policy.divergence(self.old.law.map(_double), law).sum(-1), mask),
@@ -172,6 +204,7 @@ class Turn:
             log_prob=evaluation.log_prob,
             entropy=None if evaluation.entropy is None else masked_mean(evaluation.entropy, mask),
             evaluation=evaluation,
+            parameters=parameters,
             anchors=anchors,
             terms=terms,
         )
@@ -198,6 +231,34 @@ class Turn:
             shares=None if self.shares is None else (self.shares[position],),
             labels={name: x[index] for name, x in self.labels.items()},
         )
+
+    @cached_property
+    def _before(self) -> dict[str, Tensor]:
+        """The value of each term under the old parameters, ``[R]`` float64."""
+        old = self.learners.parameters(self.rows)
+        return {
+            term.name: self._measured(term, reference, old, self.old)
+            for term, reference in zip(self.terms, self.references, strict=True)
+        }
+
+    def _measured(self, term: Term, reference: Any, parameters: Parameters, evaluation: Evaluation) -> Tensor:
+        """The value of `term` for an evaluation of the whole batch, in float64."""
+        if term.ball is not None:
+            reference = self._nearby(term, parameters, self.batch, evaluation, None).map(_double)
+        doubled = replace(evaluation, law=evaluation.law.map(_double))
+        return self._value(term, doubled, reference, self.old.log_prob, self.batch.mask)
+
+    def _nearby(
+        self,
+        term: Term,
+        parameters: Parameters,
+        batch: PolicyBatch,
+        evaluation: Evaluation,
+        generator: torch.Generator | None,
+    ) -> Any:
+        assert term.ball is not None
+        start = torch.Generator().manual_seed(_START) if generator is None else generator
+        return farthest_law(self.learners.policy, parameters, batch, evaluation.law, ball=term.ball, generator=start)
 
     def _value(self, term: Term, evaluation: Evaluation, reference: Any, old_log_prob: Tensor, mask: Tensor) -> Tensor:
         length = self.old.log_prob.shape[-1]
@@ -263,7 +324,8 @@ class Reach(NamedTuple):
 class Region(Protocol):
     """Bounds an update.
 
-    Optional hook, looked up by name: ``reach(turn, measured) -> Reach``, of a measurement of the whole batch.
+    Optional hook, looked up by name: ``reach(turn, measured) -> Reach``, of a measurement of the whole batch, before
+    anything of it is committed.
 
     Attributes:
         guarantee: ``"hard"``: the Guard keeps the bound; ``"soft"``: pulled back, not kept; ``"none"``: measured.

@@ -15,6 +15,7 @@ __all__ = [
     "PeriodAnchor",
     "PositionConfig",
     "RegulariserConfig",
+    "SmoothConfig",
     "SoftAnchor",
     "TwoStageWeight",
     "VelocityConfig",
@@ -90,6 +91,11 @@ class PositionConfig(Strict):
         description="'sum': nats, over an action's dimensions and a flow's chain. 'mean': divided by dimensions and "
         "chain length, as published.",
     )
+    direction: Literal["new_anchor", "symmetric"] = Field(
+        default="new_anchor",
+        description="Of the pull: 'new_anchor' is KL(new || anchor); 'symmetric' adds KL(anchor || new), with a soft "
+        "anchor SMART's Bregman term (arXiv 1911.03437).",
+    )
     bound: float | None = Field(
         default=None,
         gt=0,
@@ -128,4 +134,38 @@ class VelocityConfig(Strict):
         return frozenset({"kl" if self.form == "exact" else "log_prob"})
 
 
-RegulariserConfig = Annotated[PositionConfig | VelocityConfig, Field(discriminator="kind")]
+class SmoothConfig(Strict):
+    """Alike decisions at alike observations: mean of the largest symmetric KL within a small box (arXiv 1911.03437)."""
+
+    kind: Literal["smooth"] = "smooth"
+    radius: float = Field(
+        gt=0,
+        description="How far each number of an observation may be moved, in its own units. Where that moves a law's "
+        "parameters by less than about 1e-3, single precision hardly measures the KL.",
+    )
+    weight: WeightConfig = Field(
+        description="What the term is multiplied by in the loss: a number, two_stage or controller."
+    )
+    noise: float | None = Field(
+        default=None, gt=0, description="Standard deviation of the random start, cut off at the box; empty: radius."
+    )
+    step: float | None = Field(
+        default=None,
+        gt=0,
+        description="How far an ascent moves the number that moves most, before the box cuts it off; empty: 100 "
+        "radius, as published, which takes nearly every number to the box's edge.",
+    )
+    ascents: int = Field(default=1, ge=1, le=100, description="Projected ascents, a forward and backward pass each.")
+    reduction: Literal["sum", "mean"] = Field(
+        default="sum",
+        description="'sum': nats, over an action's dimensions and a flow's chain. 'mean': divided by dimensions and "
+        "chain length.",
+    )
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """Capabilities that the agents need."""
+        return frozenset({"kl"})
+
+
+RegulariserConfig = Annotated[PositionConfig | VelocityConfig | SmoothConfig, Field(discriminator="kind")]

@@ -17,6 +17,7 @@ from learning_examples import (
     make_turn,
     play,
 )
+from optimizer_examples import HIDDEN, gradients, run, stacked
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -30,37 +31,6 @@ from marl_tr.scenario.regularisers import PositionConfig, VelocityConfig
 from marl_tr.scenario.schema import OptimizerSection
 
 torch.set_num_threads(1)
-
-
-def stacked(rows: int = 1) -> Parameters:
-    """First, hidden and last layer, an embedding, vectors."""
-    noise = generator(1)
-    shapes = {
-        "first.weight": (5, 7),
-        "first.bias": (7,),
-        "token_embedding": (4, 6),
-        "hidden.weight": (7, 6),
-        "hidden.bias": (6,),
-        "gate.weight": (6, 9),
-        "column": (6, 1),
-        "last.weight": (9, 3),
-    }
-    return {name: torch.randn(rows, *shape, generator=noise) for name, shape in shapes.items()}
-
-
-HIDDEN = {"hidden.weight", "gate.weight"}
-
-
-def gradients(parameters: Parameters, steps: int) -> list[Parameters]:
-    noise = generator(2)
-    return [{name: torch.randn(p.shape, generator=noise) for name, p in parameters.items()} for _ in range(steps)]
-
-
-def run(row: RowOptimizer, steps: list[Parameters]) -> None:
-    for step in steps:
-        for name, p in row.parameters.items():
-            p.grad = step[name].clone()
-        row.step(1e9)
 
 
 def torchs(kind: str, parameters: Parameters, steps: list[Parameters]) -> Parameters:
@@ -162,7 +132,7 @@ def test_a_stopped_row_keeps_its_parameters_and_the_ones_before_them() -> None:
 def test_settings_of_another_kind_are_refused() -> None:
     with pytest.raises(ValidationError, match="weight_decay is of 'adamw'"):
         OptimizerSection(weight_decay=0.1)
-    with pytest.raises(ValidationError, match="adamw_learning_rate is for"):
+    with pytest.raises(ValidationError, match="adamw_learning_rate is of 'muon'"):
         OptimizerSection(kind="adamw", adamw_learning_rate=1e-3)
 
 

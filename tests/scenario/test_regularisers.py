@@ -104,7 +104,7 @@ def test_a_scenario_with_regularisers_survives_being_written_out() -> None:
             "regularisers.0.weight",
             "least <= initial <= most must hold, not 1, 5, 2",
         ),
-        ("optimizer: {weight_decay: 0.1}", "optimizer", "weight_decay is of 'adamw' and 'muon'"),
+        ("optimizer: {weight_decay: 0.1}", "optimizer", "weight_decay is of 'adamw', 'muon'"),
         ("optimizer: {kind: moun}", "optimizer.kind", "did you mean 'muon'?"),
         ("region: {kind: trpo}\nobjective: {kind: surrogate}\noptimizer: {kind: muon}", "optimizer", "its own step"),
     ],
