@@ -63,7 +63,8 @@ class PreferenceData:
         if group is None:
             return torch.arange(self.batch.mask.shape[2], device=self.batch.mask.device)
         if bool((group == group[:1]).all()):
-            return group[0].unique(return_inverse=True)[1]
+            numbered: Tensor = group[0].unique(return_inverse=True)[1]
+            return numbered
         return blocks_of(group.unsqueeze(1))
 
     def part(self, index: Tensor) -> PreferenceData:

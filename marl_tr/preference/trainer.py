@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
@@ -35,17 +34,13 @@ class PreferenceLoss(Protocol):
         ...
 
 
-@dataclass(frozen=True)
 class PreferenceObjective:
-    """A preference loss as what a region maximises; see `marl_tr.region.turn.Objective`.
+    """A preference loss as what a region maximises; see `marl_tr.region.turn.Objective`."""
 
-    Attributes:
-        loss: Which.
-        requires: Of a policy.
-    """
+    requires = frozenset({Capability.LOG_PROB})
 
-    loss: PreferenceLoss
-    requires: frozenset[Capability] = frozenset({Capability.LOG_PROB})
+    def __init__(self, loss: PreferenceLoss) -> None:
+        self.loss = loss
 
     def samples(self, turn: Turn) -> Samples:
         """Whole candidates, whole groups."""

@@ -10,27 +10,24 @@ from torch import Tensor
 from marl_tr.preference.config import TrsftConfig
 from marl_tr.preference.data import Candidates, LossValue
 
-__all__ = ["Trsft", "trsft_loss", "trsft_potential"]
+__all__ = ["Trsft", "trsft_loss"]
 
 
 def trsft_loss(log_prob: Tensor, log_threshold: Tensor | float) -> Tensor:
-    """``-p / sg(max(p, alpha))``: its gradient is ``-min(1, p / alpha)`` times that of ``l = log p``.
+    """``-log p`` where ``p >= alpha``, and ``1 - log alpha - p / alpha`` below.
+
+    The gradient is ``-min(1, p / alpha)`` times that of ``log p``. Published is ``-p / sg(max(p, alpha))``, which has
+    the same gradient but the value -1 wherever ``p >= alpha``; this one falls as what is learned becomes likelier.
 
     Args:
-        log_prob: ``l``, any shape.
-        log_threshold: ``log alpha``, broadcastable; minus infinity: the gradient of the likelihood throughout.
+        log_prob: ``log p``, any shape.
+        log_threshold: ``log alpha``, broadcastable; minus infinity: the likelihood throughout. 0: ``1 - p``.
 
     Source: arXiv 2512.17636 (TRAPO) and its code, without the factor of an off-policy advantage there.
     """
     limit = torch.as_tensor(log_threshold, dtype=log_prob.dtype, device=log_prob.device)
-    return -torch.exp(log_prob - torch.maximum(log_prob, limit).detach())
-
-
-def trsft_potential(p: Tensor, threshold: float) -> Tensor:
-    """What `trsft_loss` has the gradient of: ``-ln p`` from the threshold on, ``1 - ln alpha - p / alpha`` below."""
-    if threshold == 0:
-        return -p.log()
-    return torch.where(p >= threshold, -p.clamp_min(threshold).log(), 1 - math.log(threshold) - p / threshold)
+    share = (log_prob - limit).clamp_max(0).exp()
+    return torch.where(log_prob >= limit, -log_prob, 1 - limit - share)
 
 
 class Trsft:
