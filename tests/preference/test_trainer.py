@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -253,3 +255,30 @@ def test_every_loss_says_where_it_is_from(name: str) -> None:
     assert config.status in Status.__args__
     assert len(config.paper) == len("2404.09656")
     assert LOSSES[name].load()(config()) is not None
+
+
+def test_names_and_settings_load_no_torch() -> None:
+    script = (
+        "import sys; from marl_tr.preference import LOSSES; [entry.load_config() for entry in LOSSES.values()]; "
+        "import marl_tr.preference.config; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("network", ["mlp", "gru"])
+@pytest.mark.parametrize("law", ["beta", "multidiscrete"])
+def test_other_laws_and_recurrent_policies_learn_within_the_bound(law: str, network: str) -> None:
+    policy = make_policy(law, network, agents=2, hidden=[6])
+    data = data_of(policy, steps=3)
+    settings = settings_of(
+        {"kind": "tr_dpo", "beta": 0.5}, bound=BOUND, optimizer={"learning_rate": 0.01, "epochs": 2, "minibatches": 2}
+    )
+    trainer = PreferenceTrainer(policy, settings)
+    first = trainer.loss(data)
+    for _ in range(5):
+        before = frozen(policy)
+        trainer.update(data)
+        divergence = mean_over(torch_kl(law, policy, before, frozen(policy), data.batch), data.batch.mask)
+        assert max(divergence) <= BOUND * (1 + 1e-5)
+    assert (trainer.loss(data) < first - 0.01).all()
