@@ -272,7 +272,7 @@ class Regularisers:
         match settings.anchor:
             case PeriodAnchor(every=every) if self._updates[row] % every == 0:
                 _write(anchor, row, new)
-            case SoftAnchor(rate=rate):
+            case SoftAnchor(rate=rate, every=every) if self._updates[row] % every == 0:
                 for name, p in anchor.items():
                     p[row].lerp_(new[name][0].detach(), rate)
 

@@ -37,10 +37,12 @@ class PeriodAnchor(Strict):
 
 
 class SoftAnchor(Strict):
-    """A running average of the learner's policies: ``anchor += rate (weights - anchor)`` after each update."""
+    """A running average of the learner's policies: ``anchor += rate (weights - anchor)`` after each update, or after
+    every ``every``-th."""
 
     kind: Literal["soft"] = "soft"
     rate: float = Field(gt=0, le=1, description="Share of the way that the anchor goes an update.")
+    every: int = Field(default=1, ge=1, description="The learner's committed updates between two moves.")
 
 
 AnchorConfig = Annotated[FrozenAnchor | PeriodAnchor | SoftAnchor, Field(discriminator="kind")]
