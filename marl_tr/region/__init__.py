@@ -27,4 +27,14 @@ REGIONS = {
         config=f"{_FAMILY}.core_config:SpoConfig",
         summary="ratios drawn to 1 + epsilon sign(A) (Simple policy optimization)",
     ),
+    "trpl": Entry(
+        target=f"{_FAMILY}.trpl:Trpl",
+        config=f"{_FAMILY}.projection_config:TrplConfig",
+        summary="the law that acts is projected onto the old one, each decision (projection layers)",
+    ),
+    "troll": Entry(
+        target=f"{_FAMILY}.troll:Troll",
+        config=f"{_FAMILY}.projection_config:TrollConfig",
+        summary="choices projected onto the old ones in the loss (TROLL)",
+    ),
 }
