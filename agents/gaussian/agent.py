@@ -101,8 +101,17 @@ class ExplicitPolicy:
 
     def evaluate(self, parameters: Parameters, batch: PolicyBatch) -> Evaluation:
         """See `marl_tr.policy.Policy`; ``K = 1``."""
-        law = self._law(parameters, batch)
+        return self.judge(self.law(parameters, batch), batch)
+
+    def judge(self, law: Any, batch: PolicyBatch) -> Evaluation:
+        """What `evaluate` says of a batch where the law is this one."""
         return Evaluation(log_prob=law.log_prob(batch.record).unsqueeze(-1), entropy=law.entropy(), law=law)
+
+    def law(self, parameters: Parameters, batch: PolicyBatch) -> ProductLaw:
+        """The law of each decision of a batch, whatever its record."""
+        arguments = (batch.observation, batch.memory, batch.starts)
+        outputs, extra, _ = functional_call(self.module, parameters, arguments)
+        return self.head.law(outputs, extra, self._allowed(batch.observation))
 
     def divergence(self, anchor: ProductLaw, law: ProductLaw) -> Tensor:
         """KL(anchor || law), ``[L, T, N, 1]``: exact, of a mixture an upper bound."""
@@ -118,7 +127,7 @@ class ExplicitPolicy:
 
     def law_parameters(self, parameters: Parameters, batch: PolicyBatch) -> tuple[Tensor, ...]:
         """The laws' own parameters, each broadcast to ``[L, T, N, D]``."""
-        law = self._law(parameters, batch)
+        law = self.law(parameters, batch)
         return tuple(p.expand(*batch.mask.shape, p.shape[-1]) for p in law.parameters())
 
     def fisher_product(self, law: ProductLaw, tangents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -142,11 +151,6 @@ class ExplicitPolicy:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore `state_dict`."""
         self.module.load_state_dict(state["module"])
-
-    def _law(self, parameters: Parameters, batch: PolicyBatch) -> ProductLaw:
-        arguments = (batch.observation, batch.memory, batch.starts)
-        outputs, extra, _ = functional_call(self.module, parameters, arguments)
-        return self.head.law(outputs, extra, self._allowed(batch.observation))
 
     def _allowed(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Which choices each masked action leaf has, ``[L, T, N, choices]`` bool."""

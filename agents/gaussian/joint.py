@@ -144,7 +144,10 @@ class JointPolicy(ExplicitPolicy):
 
     def evaluate(self, parameters: Parameters, batch: PolicyBatch) -> Evaluation:
         """See `marl_tr.policy.Policy`: the likelihood of what everybody did."""
-        law = JointLaw(self._law(parameters, batch), self._leaves, batch.record["acting"])
+        return self.judge(JointLaw(self.law(parameters, batch), self._leaves, batch.record["acting"]), batch)
+
+    def judge(self, law: Any, batch: PolicyBatch) -> Evaluation:
+        """What `evaluate` says of a batch where the law is this one."""
         log_prob = law.components(batch.record).sum(-1, keepdim=True)
         return Evaluation(log_prob=log_prob, entropy=law.entropy(), law=law)
 

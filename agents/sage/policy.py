@@ -139,6 +139,11 @@ class FlowPolicy:
             mean = mean.gather(3, batch.chain.unsqueeze(-1).expand(*batch.chain.shape, mean.shape[-1]))
         return self._evaluation(mean, x_next, step)
 
+    def judge(self, law: ChainLaw, batch: PolicyBatch) -> Evaluation:
+        """What `evaluate` says of a batch where the law is this one."""
+        _, x_next, step = self._transitions(batch)
+        return self._evaluation(law.mean, x_next, step)
+
     def _evaluation(self, mean: Tensor, x_next: Tensor, step: Tensor) -> Evaluation:
         law = ChainLaw(mean=mean, std=self._std.to(mean.dtype)[step])
         log_prob = law.surrogate(x_next) if self._surrogate else law.log_prob(x_next)

@@ -35,6 +35,16 @@ class Categorical:
             # Minus infinity would make 0 * -inf in the sums below; the allowed ones are not touched.
             self._log_p = log_p.masked_fill(forbidden, torch.finfo(logits.dtype).min)
 
+    @property
+    def log_probabilities(self) -> Tensor:
+        """``[..., C]``; of forbidden choices the lowest finite number."""
+        return self._log_p
+
+    @property
+    def allowed(self) -> Tensor | None:
+        """Which choices have a probability, bool ``[..., C]``; None: all."""
+        return None if self.mask is None else self.mask | ~self.mask.any(-1, keepdim=True)
+
     def parameters(self) -> tuple[Tensor, ...]:
         """``(logits,)``, ``[..., C]``."""
         return (self.logits,)

@@ -122,4 +122,14 @@ REGIONS = {
         config=f"{_FAMILY}.parameter_config:DirectionalConfig",
         summary="steps within the directions of a learner's first updates (directional alignment)",
     ),
+    "trpl": Entry(
+        target=f"{_FAMILY}.trpl:Trpl",
+        config=f"{_FAMILY}.projection_config:TrplConfig",
+        summary="the law that acts is projected onto the old one, each decision (projection layers)",
+    ),
+    "troll": Entry(
+        target=f"{_FAMILY}.troll:Troll",
+        config=f"{_FAMILY}.projection_config:TrollConfig",
+        summary="choices projected onto the old ones in the loss (TROLL)",
+    ),
 }

@@ -324,8 +324,9 @@ class Reach(NamedTuple):
 class Region(Protocol):
     """Bounds an update.
 
-    Optional hook, looked up by name: ``reach(turn, measured) -> Reach``, of a measurement of the whole batch, before
-    anything of it is committed.
+    Optional hooks, looked up by name: ``reach(turn, measured) -> Reach``, of a measurement of the whole batch, before
+    anything of it is committed; ``deployed(policy) -> Policy``, what acts, learns and is stored in place of a new policy,
+    or a `UserError`.
 
     Attributes:
         guarantee: ``"hard"``: the Guard keeps the bound; ``"soft"``: pulled back, not kept; ``"none"``: measured.

@@ -160,7 +160,7 @@ def describe(scenario: Scenario) -> str:
     try:
         for player in build_players(scenario, env.spec):
             module, team = player.team.policy.module, player.team
-            count = sum(p.numel() for p in module.parameters())
+            count = sum(p.numel() for p in module.parameters() if p.requires_grad)
             lines.append(
                 f"policy {team.name}: {count:,} parameters in {team.policy.rows.learners} learner(s) "
                 f"for {', '.join(team.agents)}"

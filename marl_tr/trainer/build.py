@@ -147,11 +147,14 @@ def _player(
         device=device,
         **everybody,
     )
-    team = Team(name=name, group=group, index=index, agents=agents, policy=policy)
     wanted, bounded, steps = scenario.objective_of(part), scenario.region_of(part), scenario.optimizer_of(part)
     objective: Any = find("objectives", wanted.kind).load()(wanted.config)
     region: Any = find("regions", bounded.kind).load()(bounded.config, steps)
     _check_capabilities(scenario, position, policy, objective.requires | region.requires)
+    deployed = getattr(region, "deployed", None)
+    if deployed is not None:
+        policy = deployed(policy)
+    team = Team(name=name, group=group, index=index, agents=agents, policy=policy)
     learners = Learners(policy, team.learners, scenario.regularisers_of(part), average=scenario.evaluation.ema)
     if steps is not None and steps.kind == "muon":
         _check_muon(learners, "optimizer" if part.optimizer is None else f"agents.{position}.optimizer")

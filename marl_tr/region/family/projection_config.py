@@ -1,0 +1,62 @@
+"""Settings of the mechanisms that project laws into a region around the old one."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from marl_tr.region.config import ReshapedConfig, Status
+
+__all__ = ["TrollConfig", "TrplConfig"]
+
+
+class TrplConfig(ReshapedConfig):
+    """Trust region projection layers (arXiv 2101.09207): the law that acts is projected, decision by decision."""
+
+    paper: ClassVar[str] = "2101.09207"
+    status: ClassVar[Status] = "verified"
+    guarantee: ClassVar[str] = "hard"
+    requires: ClassVar[frozenset[str]] = frozenset({"log_prob", "kl", "gaussian"})
+    needs: ClassVar[frozenset[str]] = frozenset({"old_law"})
+
+    projection: Literal["kl", "w2", "frobenius"] = Field(
+        default="kl",
+        description="What mean and covariance are held to: the two parts of KL(new||old), of the Wasserstein distance "
+        "scaled by the old covariance, or Mahalanobis and Frobenius distances.",
+    )
+    mean_bound: float = Field(default=0.03, gt=0, description="Of the mean, a decision; kl: nats, else squared.")
+    cov_bound: float = Field(
+        default=1e-3, gt=0, description="Of the covariance, a decision; without effect on flows, whose scale is fixed."
+    )
+    alpha: float = Field(
+        default=1.0, ge=0, description="Weight of the distance from the network's law to its projection."
+    )
+    depth: int = Field(
+        default=3,
+        ge=1,
+        le=64,
+        description="Earlier networks that the acting law is projected onto in turn; each costs a forward pass an "
+        "action. What is older is forgotten.",
+    )
+
+
+class TrollConfig(ReshapedConfig):
+    """Trust regions for choices (arXiv 2510.03817): the loss sees a projected law, the network's own acts."""
+
+    paper: ClassVar[str] = "2510.03817"
+    status: ClassVar[Status] = "second-hand"
+    guarantee: ClassVar[str] = "soft"
+    requires: ClassVar[frozenset[str]] = frozenset({"log_prob", "kl", "mass"})
+    needs: ClassVar[frozenset[str]] = frozenset({"old_law"})
+
+    epsilon: float = Field(default=0.05, gt=0, description="KL(projected||old) a decision at most, in nats.")
+    alpha: float = Field(
+        default=1.0, ge=0, description="Weight of KL(network||projected), which pulls the network's law back."
+    )
+    top: int | None = Field(
+        default=64,
+        ge=1,
+        description="Choices a branch that are kept apart: this many of the old law, as many of the new one, and the "
+        "one taken; the others share one default probability. Empty: all are.",
+    )
