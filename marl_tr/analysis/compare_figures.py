@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from textwrap import fill
 from typing import TYPE_CHECKING
 
 from marl_tr.analysis.plots import COLORS, Curve
@@ -29,7 +28,7 @@ class Panel:
         curves: One a variant; variants are known by their labels across panels.
         ylabel: At the left.
         threshold: A horizontal line, or None.
-        share: Values are shares of runs: the axis goes from 0 to 1.
+        share: Values are shares of runs: from 0 to 1, in steps.
     """
 
     title: str
@@ -74,15 +73,16 @@ def panels_figure(
         for curve in panel.curves:
             if curve.label not in labels:
                 raise ValueError(f"curve {curve.label!r} is not one of {', '.join(labels)}")
-            handles[curve.label] = _draw(axes, curve, labels.index(curve.label))
+            handles[curve.label] = _draw(axes, curve, labels.index(curve.label), steps=panel.share)
         if panel.threshold is not None:
             axes.axhline(panel.threshold, color="#6b6b6b", linestyle=(0, (4, 3)), linewidth=1.0, zorder=1)
         axes.set_title(panel.title, loc="left", fontsize=10)
         axes.set_xlabel(xlabel)
-        axes.set_ylabel(fill(panel.ylabel, 40))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.set_ylabel(panel.ylabel)
         if panel.share:
             axes.set_ylim(-0.02, 1.02)
+        else:
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.margins(x=0)
         axes.grid(axis="y", color="#dddddd", linewidth=0.8)
         axes.set_axisbelow(True)
@@ -99,9 +99,13 @@ def panels_figure(
     return figure
 
 
-def _draw(axes: Axes, curve: Curve, number: int) -> object:
+def _draw(axes: Axes, curve: Curve, number: int, *, steps: bool) -> object:
+    # A share of runs falls where a run's score lies, and is flat between.
+    style = "steps-post" if steps else "default"
     color, dashes = COLORS[number % len(COLORS)], _DASHES[number // len(COLORS) % len(_DASHES)]
     if curve.low is not None and curve.high is not None:
-        axes.fill_between(curve.steps, curve.low, curve.high, color=color, alpha=0.15, linewidth=0)
-    (line,) = axes.plot(curve.steps, curve.values, color=color, linestyle=dashes, linewidth=1.8, label=curve.label)
+        axes.fill_between(
+            curve.steps, curve.low, curve.high, color=color, alpha=0.15, linewidth=0, step="post" if steps else None
+        )
+    (line,) = axes.plot(curve.steps, curve.values, color=color, linestyle=dashes, linewidth=1.8, drawstyle=style)
     return line

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +29,6 @@ def compare(
 
     The same command goes on with what was stopped: finished runs are kept.
     """
-    from marl_tr.cli.tables import print_table
     from marl_tr.comparison import compare as carry_out
     from marl_tr.comparison import load_sweep
 
@@ -39,11 +40,18 @@ def compare(
         dry_run=dry_run,
         report_only=report_only,
         say=lambda line: print(line, flush=True),
-        show=print_table,
+        show=_show,
     )
     if outcome.failed:
         print(f"{len(outcome.failed)} runs are not finished: {', '.join(outcome.failed)}", flush=True)
         raise typer.Exit(1)
+
+
+def _show(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table that keeps its heading in a pipe: numbers alone would not say what they are."""
+    from marl_tr.cli.tables import print_table
+
+    print_table(columns, rows if sys.stdout.isatty() else [columns, *rows])
 
 
 def _seeds(text: str) -> list[int]:

@@ -137,7 +137,9 @@ def _carry_out(sweep: Sweep, found: Sequence[Found], out: Path, jobs: int, say: 
         elif stopped:
             say(f"{head}: stopped" + (f", saved at step {again.step:,}" if again.state == "unfinished" else ""))
         else:
-            say(f"{head}: failed (exit {process.code}): {process.last_line}\n    log: {process.job.log}")
+            diverged = again.state == "diverged" and again.folder is not None
+            cause = f"diverged: {diverged_because(again.folder)}" if diverged else process.last_line
+            say(f"{head}: failed (exit {process.code}): {cause}\n    log: {process.job.log}")
 
     waiting = dict(todo)
     complete = carry_out([_job(run, out) for run in todo.values()], at_once=jobs, ended=ended)

@@ -16,7 +16,7 @@ from marl_tr.comparison.scores import read_scores
 from marl_tr.comparison.summary import curve_arrays
 from marl_tr.comparison.sweep import Sweep
 
-__all__ = ["NUMBERS", "TABLES", "duration", "improvement_table", "marl_eval", "markdown", "task_table", "write_all"]
+__all__ = ["NUMBERS", "TABLES", "duration", "improvement_table", "markdown", "marl_eval", "task_table", "write_all"]
 
 NUMBERS, TABLES, MARL_EVAL = "compare.json", "compare.md", "marl_eval.json"
 CURVES, TIME_CURVES, PROFILES = "compare.png", "compare_time.png", "profiles.png"
@@ -205,7 +205,7 @@ def _figures(sweep: Sweep, summary: Mapping[str, Any], out: Path) -> list[Path]:
             Panel(
                 title=task,
                 curves=[Curve(v, *curve_arrays(c[kind], x)) for v, c in own["variants"].items()],
-                ylabel=f"{own['score']} (IQM over runs, 95 % CI)",
+                ylabel=f"{own['score']}\n(IQM over runs, 95 % CI)",
                 threshold=own["threshold"]["value"],
             )
             for task, own in summary["tasks"].items()

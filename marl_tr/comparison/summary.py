@@ -20,7 +20,6 @@ from marl_tr.analysis.compare_statistics import (
     probability_of_improvement,
 )
 from marl_tr.analysis.statistics import ConfidenceInterval, iqm, stratified_bootstrap_ci
-from marl_tr.comparison.attempts import commit
 from marl_tr.comparison.runs import Found, diverged_because, made_with
 from marl_tr.comparison.scores import RunScores, read_scores
 from marl_tr.comparison.sweep import Sweep
@@ -90,7 +89,6 @@ def summarise(sweep: Sweep, found: Sequence[Found], out: Path, attempts: Sequenc
         "overall": _overall(sweep, tasks),
         "improvement": _improvement(sweep, tasks),
         "runs": [_run(run, out) for run in found],
-        "reported_at_commit": commit(),
         "attempts": [dict(attempt) for attempt in attempts],
     }
 
@@ -99,7 +97,7 @@ def tell_few(runs: int) -> str | None:
     """The warning that goes with every output of few runs."""
     if runs >= FEW:
         return None
-    return f"a look: no ranking ({runs} run{'s' * (runs != 1)} a variant at least; {FEW} or more would rank)"
+    return f"a look: no ranking (a variant has {runs} run{'s' * (runs != 1)} on a task, fewer than {FEW})"
 
 
 def _task(sweep: Sweep, task: str, runs: Mapping[str, Sequence[RunScores]]) -> dict[str, Any]:
@@ -118,7 +116,7 @@ def _task(sweep: Sweep, task: str, runs: Mapping[str, Sequence[RunScores]]) -> d
             "runs": len(own),
             "of": len(sweep.seeds),
             "scores": {str(run.seed): run.final for run in own},
-            "iqm": _interval(stratified_bootstrap_ci(finals[cell.variant]), len(own)),
+            "iqm": _interval(stratified_bootstrap_ci(finals[cell.variant], seed=0), len(own)),
             "normalised": None if how is None else normalise(finals[cell.variant], low=low, high=high).tolist(),
             **_learning(own, threshold),
             **_curves(own),
@@ -211,7 +209,10 @@ def _overall(sweep: Sweep, tasks: Mapping[str, Any]) -> dict[str, Any]:
     found["profiles"] = {"thresholds": taus.tolist(), "variants": {}}
     for variant, own in rows.items():
         least = min(len(row) for row in own)
-        found["variants"][variant] = {"iqm": _interval(stratified_bootstrap_ci(own), least), "runs": sum(map(len, own))}
+        found["variants"][variant] = {
+            "iqm": _interval(stratified_bootstrap_ci(own, seed=0), least),
+            "runs": sum(map(len, own)),
+        }
         found["profiles"]["variants"][variant] = _band(performance_profile(own, taus), least)
     return found
 

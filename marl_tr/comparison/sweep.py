@@ -1,4 +1,4 @@
-"""The sweep file: what is compared, on what, how often. Read, and every scenario in it checked, before anything starts."""
+"""The sweep file: what is compared, on what, how often. It and all its scenarios are checked before anything starts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class VariantSection(Strict):
 
     scenario: str | dict[str, str] | None = Field(
         default=None,
-        description="In place of the task's scenario; where the variant has several tasks, one a task: {task: scenario}.",
+        description="In place of the task's scenario; for several tasks one each: {task: scenario}.",
     )
     overrides: list[str] = Field(default=[], description="'section.key=value', after those that hold for all.")
     tasks: list[str] | None = Field(default=None, min_length=1, description="Only on these; empty: on all.")
@@ -80,7 +80,7 @@ class Cell:
         return f"{self.task}/{self.variant}"
 
     def run_scenario(self, *, runs_dir: FilePath) -> dict[str, Any]:
-        """The whole scenario of the cell's runs, whose folders lie in ``runs_dir/<task>/<variant>/``; seeds come later."""
+        """The scenario of the cell's runs but for the seed; their folders lie in ``runs_dir/<task>/<variant>/``."""
         data = resolved(self.scenario)
         data["name"] = self.variant
         data["trainer"]["runs_dir"] = str(runs_dir / self.task)
@@ -180,7 +180,7 @@ def _spell_out_variants(document: Document) -> None:
 
 
 def _salvaged(data: Mapping[str, Any]) -> SweepFile | None:
-    """Of a sweep with problems: the tasks and variants that are good by themselves; None where nothing can be loaded."""
+    """Of a sweep with problems: tasks and variants that are good by themselves; None where nothing can be loaded."""
     tasks, variants, common = data.get("tasks"), data.get("variants"), data.get("overrides", [])
     if not isinstance(tasks, dict) or not isinstance(variants, dict):
         return None
@@ -302,7 +302,7 @@ def _resolve(source: str, folder: FilePath) -> str:
 def _placed(
     problem: Problem, places: Sequence[tuple[Path, str] | str], document: Document, source: str, at: Path
 ) -> Problem:
-    """A problem of a scenario where it was written: in the sweep, on the command line, or in the scenario's own file."""
+    """A problem of a scenario where it was written: in the sweep, on the command line, or in the scenario's file."""
     if problem.file.startswith("override ") and problem.line is None:
         place = places[int(problem.file.removeprefix("override ")) - 1]
         if isinstance(place, str):
