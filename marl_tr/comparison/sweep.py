@@ -180,28 +180,28 @@ def _spell_out_variants(document: Document) -> None:
 
 
 def _salvaged(data: Mapping[str, Any]) -> SweepFile | None:
-    """Of a sweep with problems: tasks and variants that are good by themselves; None where nothing can be loaded."""
-    tasks, variants, common = data.get("tasks"), data.get("variants"), data.get("overrides", [])
-    if not isinstance(tasks, dict) or not isinstance(variants, dict):
-        return None
-    good = {}
-    for name, own in variants.items():
-        with suppress(ValidationError):
-            good[name] = VariantSection.model_validate(
-                {key: value for key, value in own.items() if key in VariantSection.model_fields}
-                if isinstance(own, dict)
-                else own
+    """Of a sweep with problems: what is good by itself; None where no scenario can be loaded as it was meant."""
+    good = {key: value for key, value in data.items() if key in SweepFile.model_fields}
+    if isinstance(good.get("tasks"), dict):
+        good["tasks"] = {name: source for name, source in good["tasks"].items() if isinstance(source, str)}
+    if isinstance(good.get("variants"), dict):
+        variants = good["variants"]
+        good["variants"] = {}
+        for name, own in variants.items():
+            known = (
+                {key: own[key] for key in VariantSection.model_fields if key in own} if isinstance(own, dict) else own
             )
-    try:
-        return SweepFile(
-            name="salvaged",
-            tasks={name: source for name, source in tasks.items() if isinstance(source, str)},
-            seeds=[1],
-            overrides=common,
-            variants=good,
-        )
-    except ValidationError:
-        return None
+            with suppress(ValidationError):
+                good["variants"][name] = VariantSection.model_validate(known)
+    for _ in range(2):
+        try:
+            return SweepFile.model_validate(good)
+        except ValidationError as error:
+            wrong = {item["loc"][0] for item in error.errors()}
+            if not wrong <= {"name", "description", "seeds", "baseline", "threshold", "range", "score"}:
+                return None
+            good = {"name": "salvaged", "seeds": [1]} | {key: good[key] for key in good if key not in wrong}
+    return None
 
 
 def _names(file: SweepFile, document: Document) -> list[Problem]:
