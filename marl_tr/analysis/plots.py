@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Curve", "figure_pixels", "learning_curve_figure", "save_figure"]
+__all__ = ["COLORS", "Curve", "figure_pixels", "learning_curve_figure", "save_figure"]
 
-# Okabe and Ito's palette: told apart with every common colour blindness. Black is kept for text.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's palette: told apart with every common colour blindness. Black is kept for text."""
 _GREY = "#6b6b6b"
 _FAR = 5.0
 """A reference farther from the curves than this many of their own ranges is named, and not drawn."""
@@ -76,7 +76,7 @@ def learning_curve_figure(
     figure = Figure(figsize=(8.0, 4.5), dpi=130, layout="constrained")
     axes = figure.add_subplot()
     for index, curve in enumerate(curves):
-        _draw(axes, curve, _COLORS[index % len(_COLORS)])
+        _draw(axes, curve, COLORS[index % len(COLORS)])
     _draw_references(axes, dict(references or {}), _learned(curves))
     axes.set_xlabel(xlabel)
     # The convention of a return makes long labels.

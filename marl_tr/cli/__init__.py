@@ -14,6 +14,7 @@ COMMANDS = {
     "eval": Entry("marl_tr.cli.evaluate:evaluate", "evaluate a run's newest checkpoint on held-out episodes"),
     "audit": Entry("marl_tr.cli.audit:audit", "verify that every accepted update kept its bound"),
     "nash-gap": Entry("marl_tr.cli.nash_gap:nash_gap", "measure what agents of a run gain by deviating alone"),
+    "compare": Entry("marl_tr.cli.compare:compare", "run variants over tasks and seeds, and tell them apart"),
     "pretrain": Entry("marl_tr.cli.pretrain:pretrain", "train a flow on its environment's data, before any reward"),
     "tb": Entry("marl_tr.cli.tb:tb", "open a run, or a folder of runs, in TensorBoard"),
     "check-env": Entry("marl_tr.cli.check_env:check_env", "test an environment; says how to cure what fails"),

@@ -17,7 +17,7 @@ from marl_tr.scenario.document import Document
 from marl_tr.scenario.problems import Path, Problem, did_you_mean
 from marl_tr.scenario.schema import ENTRY_PARTS, PARTS, AgentPart, Part, Scenario
 
-__all__ = ["Validated", "validate"]
+__all__ = ["Validated", "check_model", "validate"]
 
 SYSTEM_ARGUMENTS = frozenset({"num_envs"})
 """Arguments of environment factories that the trainer gives itself, from `env`'s own fields."""
@@ -43,7 +43,7 @@ class Validated:
 def validate(document: Document) -> Validated:
     """Check ``document.data`` (sections as a mapping, `agents` as a list) against all models."""
     result = Validated()
-    scenario, problems = _check_model(Scenario, document.data, document, ())
+    scenario, problems = check_model(Scenario, document.data, document, ())
     result.scenario = scenario
     result.problems += problems
     for path, kind, own in _parts(document.data):
@@ -80,7 +80,7 @@ def _check_part(document: Document, path: Path, kind: str, own: type[Part], resu
     if model is None:
         result.configs[path] = fields
         return
-    config, problems = _check_model(model, fields, document, path, also=tuple(own.model_fields))
+    config, problems = check_model(model, fields, document, path, also=tuple(own.model_fields))
     result.problems += problems
     if config is not None:
         result.configs[path] = config
@@ -96,7 +96,7 @@ def _check_env(document: Document, result: Validated) -> None:
         return
     path: Path = ("env", "config")
     if model is not None:
-        result.env_config, problems = _check_model(model, config, document, path)
+        result.env_config, problems = check_model(model, config, document, path)
         result.problems += problems
     else:
         result.problems += _check_arguments(registry.find("envs", env["id"]), config, document, path)
@@ -114,7 +114,7 @@ def _config_model(document: Document, kind: str, name: str, path: Path, result: 
         return _Unknown()
 
 
-def _check_model(
+def check_model(
     model: type[Any], data: Any, document: Document, prefix: Path, *, also: tuple[str, ...] = ()
 ) -> tuple[Any, list[Problem]]:
     """Validate `data`, which lies at `prefix` of the document; `also` are sibling keys worth suggesting.

@@ -1,0 +1,111 @@
+"""Figures of a comparison: curves of several variants on several tasks, and performance profiles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from marl_tr.analysis.plots import COLORS, Curve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["Panel", "panels_figure"]
+
+# Beyond the palette lines change their dashes, so that no two look alike.
+_DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (5, 2)), (0, (1, 1)), (0, (6, 2, 1, 2)))
+_COLUMNS = 3
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The axes of one task.
+
+    Attributes:
+        title: Over the axes.
+        curves: One a variant; variants are known by their labels across panels.
+        ylabel: At the left.
+        threshold: A horizontal line, or None.
+        share: Values are shares of runs: from 0 to 1, in steps.
+    """
+
+    title: str
+    curves: Sequence[Curve]
+    ylabel: str
+    threshold: float | None = None
+    share: bool = False
+
+
+def panels_figure(
+    panels: Sequence[Panel], *, labels: Sequence[str], title: str, xlabel: str, note: str | None = None
+) -> Figure:
+    """A panel a task, with one legend for all of them.
+
+    Args:
+        panels: At least one.
+        labels: All variants, in the order of their colours: a variant looks alike in every figure.
+        title: Over the figure.
+        xlabel: Below every panel.
+        note: A warning that goes with the figure wherever it is shown.
+
+    Raises:
+        ValueError: No panel, or a curve whose label is not in `labels`.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    if not panels:
+        raise ValueError("a figure needs at least one panel")
+    columns = min(_COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    width = 8.0 if columns == 1 else 4.6 * columns
+    # The legend has two to four columns; its rows are below the panels.
+    per_row = min(len(labels), max(1, int(width / 3.0)))
+    legend = 0.22 * -(-len(labels) // per_row)
+    figure = Figure(figsize=(width, 3.9 * rows + 0.5 + legend), dpi=130, layout="constrained")
+    heading = title if note is None else f"{title}\n{note}"
+    figure.suptitle(heading, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    handles = {}
+    for index, panel in enumerate(panels):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        for curve in panel.curves:
+            if curve.label not in labels:
+                raise ValueError(f"curve {curve.label!r} is not one of {', '.join(labels)}")
+            handles[curve.label] = _draw(axes, curve, labels.index(curve.label), steps=panel.share)
+        if panel.threshold is not None:
+            axes.axhline(panel.threshold, color="#6b6b6b", linestyle=(0, (4, 3)), linewidth=1.0, zorder=1)
+        axes.set_title(panel.title, loc="left", fontsize=10)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(panel.ylabel)
+        if panel.share:
+            axes.set_ylim(-0.02, 1.02)
+        else:
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.margins(x=0)
+        axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    shown = [label for label in labels if label in handles]
+    figure.legend(
+        [handles[label] for label in shown],
+        shown,
+        frameon=False,
+        loc="outside lower left",
+        ncols=per_row,
+        fontsize=9,
+    )
+    return figure
+
+
+def _draw(axes: Axes, curve: Curve, number: int, *, steps: bool) -> object:
+    # A share of runs falls where a run's score lies, and is flat between.
+    style = "steps-post" if steps else "default"
+    color, dashes = COLORS[number % len(COLORS)], _DASHES[number // len(COLORS) % len(_DASHES)]
+    if curve.low is not None and curve.high is not None:
+        axes.fill_between(
+            curve.steps, curve.low, curve.high, color=color, alpha=0.15, linewidth=0, step="post" if steps else None
+        )
+    (line,) = axes.plot(curve.steps, curve.values, color=color, linestyle=dashes, linewidth=1.8, drawstyle=style)
+    return line
