@@ -101,8 +101,12 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     found: dict[str, Any] = {"iterations": arguments.iterations, "copies": COPIES, "rollout": ROLLOUT, "runs": {}}
+    if arguments.out.is_file():
+        found = json.loads(arguments.out.read_text())
     for rho in (0.0, 1.0):
         for schedule in PRESETS:
+            if f"rho {rho}, {schedule}" in found["runs"]:
+                continue
             began = time.perf_counter()
             runs = [
                 learned(schedule, rho, seed=seed, iterations=arguments.iterations)

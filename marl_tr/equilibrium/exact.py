@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
+from torch import Tensor
 
 from marl_tr.equilibrium.game import Game
 from marl_tr.equilibrium.plays import RandomSubject, Subject
-from marl_tr.policy import PolicyBatch
+from marl_tr.policy import PolicyBatch, executed_name
 from marl_tr.rollout.team import Team
 from marl_tr.vector.contract import EnvSpec, GroupSpec, Leaves
 
@@ -54,7 +55,7 @@ def probabilities(subject: Subject, spec: EnvSpec) -> Probabilities | None:
     teams = {agent: team for team in subject.teams for agent in team.agents}
     if any("log_prob" not in team.policy.capabilities for team in subject.teams):
         return None
-    return lambda agent, observation: _asked(teams[agent], agent, observation)
+    return lambda agent, observation: _asked(teams[agent], agent, observation, spec)
 
 
 def _choices(group: GroupSpec) -> tuple[str, int] | None:
@@ -77,11 +78,11 @@ def _uniform(group: GroupSpec, observation: Leaves) -> NDArray[np.float64]:
     return shares
 
 
-def _asked(team: Team, agent: str, observation: Leaves) -> NDArray[np.float64]:
+def _asked(team: Team, agent: str, observation: Leaves, spec: EnvSpec) -> NDArray[np.float64]:
     """The law of one agent, by the likelihood of every choice in turn."""
     choices = _choices(team.group)
     assert choices is not None
-    leaf, count = choices
+    _, count = choices
     policy = team.policy
     rows = policy.rows
     device = next(policy.module.parameters()).device
@@ -98,7 +99,7 @@ def _asked(team: Team, agent: str, observation: Leaves) -> NDArray[np.float64]:
     for choice in range(count):
         batch = PolicyBatch(
             observation={name: x.expand(rows.learners, 1, *x.shape) for name, x in seen.items()},
-            record={leaf: torch.full((rows.learners, 1, number), choice, dtype=torch.int64, device=device)},
+            record=_record(team, agent, spec, torch.full_like(flags, choice, dtype=torch.int64)),
             memory=None,
             starts=flags,
             mask=flags,
@@ -108,3 +109,23 @@ def _asked(team: Team, agent: str, observation: Leaves) -> NDArray[np.float64]:
     found: NDArray[np.float64] = torch.stack(columns, -1).cpu().numpy()
     found /= found.sum(-1, keepdims=True)
     return found
+
+
+def _record(team: Team, agent: str, spec: EnvSpec, choice: Tensor) -> dict[str, Tensor]:
+    """What a batch records where `agent` took `choice` ``[L, 1, N]``.
+
+    A policy over joint actions is asked what everybody did: nobody else was to act, so that the others count nothing.
+    """
+    choices = _choices(team.group)
+    assert choices is not None
+    leaf, _ = choices
+    if getattr(team.policy, "scope", "own") != "joint":
+        return {leaf: choice}
+    record = {
+        executed_name(name, own): choice if name == agent else torch.zeros_like(choice)
+        for group in spec.groups
+        for name in group.agents
+        for own in group.action
+    }
+    acting = torch.tensor([name == agent for name in spec.agents], device=choice.device)
+    return record | {"acting": acting.expand(*choice.shape, -1)}

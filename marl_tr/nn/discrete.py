@@ -86,11 +86,6 @@ class Categorical:
         """See `Law.total_variation`; exact."""
         return 0.5 * (self._log_p.exp() - new._log_p.exp()).abs().sum(-1)
 
-    @property
-    def log_probabilities(self) -> Tensor:
-        """Of every choice, ``[..., C]``; the lowest finite number where it is forbidden."""
-        return self._log_p
-
     def fisher_product(self, tangents: Tangents) -> Tangents:
         """``p * v - p (p . v)`` for logits."""
         (v,) = tangents

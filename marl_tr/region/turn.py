@@ -325,8 +325,8 @@ class Region(Protocol):
     """Bounds an update.
 
     Optional hooks, looked up by name: ``reach(turn, measured) -> Reach``, of a measurement of the whole batch, before
-    anything of it is committed; ``deployed(policy) -> Policy``, what acts, learns and is stored in place of a new policy,
-    or a `UserError`.
+    anything of it is committed; ``deployed(policy) -> Policy``, what acts, learns and is stored in place of a new
+    policy, or a `UserError`.
 
     Attributes:
         guarantee: ``"hard"``: the Guard keeps the bound; ``"soft"``: pulled back, not kept; ``"none"``: measured.

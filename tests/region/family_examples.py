@@ -12,7 +12,7 @@ from torch import Tensor
 from marl_tr.policy import Policy, PolicyBatch
 from marl_tr.region.gradient import GradientRegion
 from marl_tr.region.turn import Turn
-from marl_tr.registry import names
+from marl_tr.registry import find, names
 from marl_tr.scenario.schema import OptimizerSection
 
 POLICIES = ("gaussian", "categorical", "flow")
@@ -40,10 +40,20 @@ def pairs() -> list[tuple[str, str]]:
     policies = {kind: policy_of(kind) for kind in POLICIES}
     return [
         (name, kind)
-        for name in gradient_regions()
+        for name in [*gradient_regions(), *_of_densities()]
         for kind, policy in policies.items()
-        if serves(make_region(name), policy)
+        if serves(region_of(name), policy)
     ]
+
+
+def _of_densities() -> list[str]:
+    """Those that go by the probability of an action, told to take tail masses of densities."""
+    found = []
+    for name in gradient_regions():
+        config = find("regions", name).load_config()
+        if config is not None and "mass" in getattr(config, "model_fields", {}):
+            found.append(f"{name}+mass=tail")
+    return found
 
 
 def labels_of(batch: PolicyBatch, *, seed: int = 5) -> dict[str, Tensor]:
@@ -69,7 +79,11 @@ def turn_for(policy: Policy, *, steps: int = 4, environments: int = 6, seed: int
 
 
 def region_of(name: str, *, learning_rate: float = 3e-3, **settings: Any) -> Any:
-    """A region with steps of one minibatch."""
+    """A region with steps of one minibatch; ``name+setting=value`` has a setting of its own."""
+    name, _, given = name.partition("+")
+    if given:
+        key, _, value = given.partition("=")
+        settings[key] = value
     optimizer = OptimizerSection(learning_rate=learning_rate, epochs=2, minibatches=1, max_grad_norm=None)
     return make_region(name, optimizer=optimizer, **settings)
 
