@@ -59,7 +59,7 @@ def panels_figure(
 
     if not panels:
         raise ValueError("a figure needs at least one panel")
-    columns = min(_COLUMNS, len(panels))
+    columns = 2 if len(panels) == 4 else min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     width = 8.0 if columns == 1 else 4.6 * columns
     # The legend has two to four columns; its rows are below the panels.
