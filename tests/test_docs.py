@@ -27,6 +27,7 @@ PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(
 EXPECTED = {
     "README.md": {"python", "yaml", "sh"},
     "docs/architecture.md": {"python"},
+    "docs/compare.md": {"python", "sh"},
     "docs/environments.md": {"python", "yaml"},
     "docs/games.md": {"python", "yaml"},
     "docs/flow.md": {"python", "yaml", "sh"},

@@ -11,6 +11,7 @@ from marl_tr.analysis.plots import COLORS, Curve
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 __all__ = ["Panel", "panels_figure"]
 
@@ -58,7 +59,7 @@ def panels_figure(
 
     if not panels:
         raise ValueError("a figure needs at least one panel")
-    columns = min(_COLUMNS, len(panels))
+    columns = 2 if len(panels) == 4 else min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     width = 8.0 if columns == 1 else 4.6 * columns
     # The legend has two to four columns; its rows are below the panels.
@@ -67,7 +68,7 @@ def panels_figure(
     figure = Figure(figsize=(width, 3.9 * rows + 0.5 + legend), dpi=130, layout="constrained")
     heading = title if note is None else f"{title}\n{note}"
     figure.suptitle(heading, x=0.01, ha="left", fontsize=11, fontweight="bold")
-    handles = {}
+    handles: dict[str, Line2D] = {}
     for index, panel in enumerate(panels):
         axes = figure.add_subplot(rows, columns, index + 1)
         for curve in panel.curves:
@@ -99,7 +100,7 @@ def panels_figure(
     return figure
 
 
-def _draw(axes: Axes, curve: Curve, number: int, *, steps: bool) -> object:
+def _draw(axes: Axes, curve: Curve, number: int, *, steps: bool) -> Line2D:
     # A share of runs falls where a run's score lies, and is flat between.
     style = "steps-post" if steps else "default"
     color, dashes = COLORS[number % len(COLORS)], _DASHES[number // len(COLORS) % len(_DASHES)]

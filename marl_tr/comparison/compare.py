@@ -137,8 +137,9 @@ def _carry_out(sweep: Sweep, found: Sequence[Found], out: Path, jobs: int, say: 
         elif stopped:
             say(f"{head}: stopped" + (f", saved at step {again.step:,}" if again.state == "unfinished" else ""))
         else:
-            diverged = again.state == "diverged" and again.folder is not None
-            cause = f"diverged: {diverged_because(again.folder)}" if diverged else process.last_line
+            cause = process.last_line
+            if again.state == "diverged" and again.folder is not None:
+                cause = f"diverged: {diverged_because(again.folder)}"
             say(f"{head}: failed (exit {process.code}): {cause}\n    log: {process.job.log}")
 
     waiting = dict(todo)

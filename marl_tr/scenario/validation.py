@@ -218,6 +218,9 @@ def _fields_at(model: type[Any], data: Any, path: Path) -> list[str]:
     """Names of the fields of the model that `path` of `data` is validated with."""
     annotation: Any = model
     for step in path:
+        if typing.get_origin(annotation) is dict:
+            annotation, data = typing.get_args(annotation)[1], data[step]
+            continue
         candidates = list(_models(annotation))
         chosen = _choose(candidates, data)
         if chosen is None:
