@@ -40,7 +40,8 @@ def orthogonal_factor(m: Tensor) -> Tensor:
     """
     u, s, vh = torch.linalg.svd(m, full_matrices=False)
     floor = s.amax(-1, keepdim=True) * max(m.shape[-2:]) * torch.finfo(m.dtype).eps
-    return (u * (s > floor).to(m.dtype).unsqueeze(-2)) @ vh
+    factor: Tensor = (u * (s > floor).to(m.dtype).unsqueeze(-2)) @ vh
+    return factor
 
 
 def newton_schulz(m: Tensor, *, iterations: int = 5) -> Tensor:

@@ -237,7 +237,9 @@ class Scenario(Strict):
         description="Required by regions without a step of their own; refused where every region has one.",
     )
     regularisers: list[RegulariserConfig] = Field(
-        default=[], description="What holds the policies near others while they learn: position and velocity terms."
+        default=[],
+        description="What holds the policies near others while they learn, and smooth: position, velocity and smooth "
+        "terms.",
     )
     trainer: TrainerSection
     evaluation: EvaluationSection = EvaluationSection()

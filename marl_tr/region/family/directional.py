@@ -119,7 +119,8 @@ def leading_directions(gram: Tensor, *, rank: int | None, energy: float) -> Tens
         shares = values.cumsum(-1) / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
         # The last share is 1 but for rounding.
         rank = 1 + int((shares[:-1] < energy).sum())
-    return vectors[:, :rank].contiguous()
+    leading: Tensor = vectors[:, :rank].contiguous()
+    return leading
 
 
 def projected(x: Tensor, *, first: Tensor | None = None, second: Tensor | None = None) -> Tensor:
