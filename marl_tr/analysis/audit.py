@@ -22,6 +22,9 @@ __all__ = ["TOLERANCE", "AuditError", "AuditReport", "Finding", "LearnerAudit", 
 TOLERANCE = 1e-6
 """A divergence up to ``bound * (1 + TOLERANCE)`` keeps the bound: the rounding of a float32 sum."""
 
+OWN_TOLERANCE = 1e-5
+"""And this much more, absolute, where the bound is a region's own and of single decisions: laws are float32."""
+
 _OUTCOMES = ("accepted", "interpolated", "rejected")
 _GUARANTEES = ("hard", "soft", "none")
 _MOST_SHOWN = 20
@@ -51,7 +54,8 @@ class LearnerAudit:
     Attributes:
         run: The run's folder.
         learner: Its name.
-        kind: ``"policy"``, ``"critic"``, or the position term whose bound it is (``"anchor"``, ``"anchor_2"``).
+        kind: ``"policy"``, ``"critic"``, ``"own"`` (a region's own hard limit), or the position term whose bound it is
+            (``"anchor"``, ``"anchor_2"``).
         guarantee: ``"hard"``, ``"soft"`` or ``"none"``.
         outcomes: How many updates ended how.
         largest_ratio: Largest divergence / limit of the committed updates; None where none had a bound.
@@ -195,7 +199,8 @@ def _enter(row: LearnerAudit, line: Mapping[str, Any]) -> Iterator[str]:
     if line["limit"] is not None and line["limit"] != limit:
         yield f"{who}: limit {line['limit']:.9g} is neither the bound {bound:.9g} nor where the policy was before"
     # Written so that a nan, of which no comparison is true, is a violation.
-    if not divergence <= limit * (1 + TOLERANCE) or not math.isfinite(divergence):
+    slack = OWN_TOLERANCE if line["kind"] == "own" else 0.0
+    if not divergence <= limit * (1 + TOLERANCE) + slack or not math.isfinite(divergence):
         row.violations += 1
         beyond = "" if limit == bound else f", beyond which it began at {limit:.9g}"
         yield f"{who}: divergence {divergence:.9g} exceeds its bound {bound:.9g}{beyond} ({line['direction']})"

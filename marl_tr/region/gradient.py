@@ -78,14 +78,14 @@ class GradientRegion:
 
     Attributes:
         own_guarantee: Of the mechanism itself: ``"soft"`` or ``"none"`` where nothing keeps it, ``"hard"`` where the
-            mechanism's own limit (see `reach`) is met by every proposal. With a ``bound`` the Guard keeps the mean
-            divergence, and the guarantee is ``"hard"``.
+            mechanism's own limit (see `reach`) is met by every proposal, and kept by the Guard. `guarantee` is of the
+            mean divergence: ``"hard"`` with a ``bound``, which the Guard keeps.
         unit_gradient: The gradient at the old policy is this times the policy gradient of the surrogate; None: it has
             another direction there.
         needs: See `marl_tr.region.needs.Need`.
     """
 
-    own_guarantee: ClassVar[str] = "none"
+    own_guarantee: str = "none"
     unit_gradient: ClassVar[float | None] = 1.0
     requires: frozenset[Capability] = frozenset()
     needs: frozenset[Need] = frozenset()
@@ -93,7 +93,8 @@ class GradientRegion:
     def __init__(self, config: GradientConfig, optimizer: OptimizerSection) -> None:
         self.config = config
         self.bound = config.bound
-        self.guarantee = self.own_guarantee if config.bound is None else "hard"
+        unbounded = "soft" if self.own_guarantee == "soft" else "none"
+        self.guarantee = unbounded if config.bound is None else "hard"
         self.optimizer = optimizer
 
     # The slots.

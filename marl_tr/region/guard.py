@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,9 +15,14 @@ from marl_tr.policy import Parameters
 from marl_tr.region.chain import chain_measures
 from marl_tr.region.measures import likelihood_measures
 from marl_tr.region.report import AnchorReport, UpdateReport
-from marl_tr.region.turn import Candidate, Measurement, Region, Turn
+from marl_tr.region.turn import Candidate, Measurement, Reach, Region, Turn
 
-__all__ = ["AnchorReport", "Guard", "UpdateReport"]
+__all__ = ["OWN", "OWN_TOLERANCE", "AnchorReport", "Guard", "UpdateReport"]
+
+OWN = "own"
+"""Kind of the audit's lines about a region's own hard limit."""
+OWN_TOLERANCE = 1e-5
+"""What a region's own measure may exceed its limit by, absolute: laws are float32."""
 
 
 @dataclass(frozen=True)
@@ -24,25 +30,29 @@ class _Limit:
     """One divergence that what is committed may not exceed.
 
     Attributes:
-        term: Name of the position term; None: of the update itself.
+        term: Name of the position term, or ``"own"``: the region's own limit; None: of the update itself.
         bound: As the scenario says.
         before: The divergence of the old parameters.
+        own: The region's own measure, where that is what is limited.
     """
 
     term: str | None
     bound: float
     before: float
+    own: Callable[[Measurement], Reach] | None = None
 
     @property
     def limit(self) -> float:
         return max(self.bound, self.before)
 
     def of(self, measured: Measurement) -> float:
+        if self.own is not None:
+            return float(self.own(measured).value)
         return float(measured.divergence if self.term is None else measured.anchors[self.term])
 
     def kept(self, measured: Measurement) -> bool:
         # Written so that a nan, of which no comparison is true, is beyond the limit.
-        return self.of(measured) <= self.limit
+        return self.of(measured) <= self.limit + (0.0 if self.own is None else OWN_TOLERANCE)
 
     def shortening(self, measured: Measurement) -> float:
         """Factor of a step that led to `measured`, after which it should be at the limit, a little inside.
@@ -61,6 +71,8 @@ class _Limit:
 
     def said(self, value: float) -> tuple[str, str]:
         """The value, and what it is compared with, in words."""
+        if self.own is not None:
+            return f"the region's own measure {value:.3g}", f"its limit {self.limit:.3g}"
         if self.term is None:
             return f"divergence {value:.3g}", "the bound"
         beyond = ", where the policy already was on this batch" if self.before > self.bound else ""
@@ -93,7 +105,8 @@ class _Verdict:
 class Guard:
     """Accepts, interpolates or rejects candidates, a row at a time.
 
-    Where the ``hard`` bound of the region or the bound of a position term is exceeded the row is interpolated back
+    Where the ``hard`` bound of the region, its own hard limit (``own_guarantee``, by its `reach`) or the bound of a
+    position term is exceeded the row is interpolated back
     towards its old parameters until all hold; if no interpolation does, or something is not finite, the row is
     rejected: parameters, optimizer moments, anchors and weights stay bit-identical. After an interpolation the moments
     are reset, for they belong to a step that was not taken.
@@ -221,6 +234,9 @@ class Guard:
 def _limits(region: Region, turn: Turn) -> list[_Limit]:
     """What an update of the turn's one row must keep."""
     limits = []
+    if getattr(region, "own_guarantee", "") == "hard":
+        own = partial(region.reach, turn)  # type: ignore[attr-defined]
+        limits.append(_Limit(OWN, own(turn.measure(turn.learners.parameters(turn.rows))).limit, before=0.0, own=own))
     bound = turn.bound(region)
     if region.guarantee == "hard" and bound is not None:
         limits.append(_Limit(term=None, bound=bound, before=0.0))
@@ -254,6 +270,7 @@ def _anchor_report(
         accepted=limit.of(measured),
         outcome=outcome,
         reason=reason,
+        direction="kl_anchor_new" if limit.own is None else limit.own(measured).what,
     )
 
 

@@ -12,7 +12,7 @@ __all__ = ["AnchorReport", "UpdateReport"]
 
 @dataclass(frozen=True)
 class AnchorReport:
-    """What became of the bound to an anchor in one learner's update.
+    """What became of the bound to an anchor in one learner's update, or of a region's own hard limit (kind ``own``).
 
     The policy may be beyond the bound on this batch, which is another one than the bound was last kept on; then the
     update may not take it farther away: the limit is the larger of bound and `before`.
@@ -26,6 +26,7 @@ class AnchorReport:
         accepted: Of what is now in force.
         outcome: Of the update.
         reason: What became of this bound, where there is something to say.
+        direction: Which measure.
     """
 
     learner: str
@@ -36,6 +37,7 @@ class AnchorReport:
     accepted: float
     outcome: str
     reason: str
+    direction: str = "kl_anchor_new"
 
     @property
     def limit(self) -> float:
@@ -51,7 +53,7 @@ class AnchorReport:
             "bound": self.bound,
             "before": self.before,
             "limit": self.limit,
-            "direction": "kl_anchor_new",
+            "direction": self.direction,
             "proposed": self.proposed,
             "accepted": self.accepted,
             "outcome": self.outcome,
@@ -79,7 +81,7 @@ class UpdateReport:
         reason: Why it was not accepted as proposed.
         log_ratio: ``[T, N, K]`` of what is now in force, for schedules with a compounding factor.
         entropy: Mean entropy of what is now in force; None where the policy cannot say.
-        anchors: One entry a bound to an anchor.
+        anchors: One entry a bound to an anchor, and one of a region's own hard limit.
         regularisers: Scalars of the terms: ``kl_<term>`` in nats of what is now in force, ``kl_<term>_weight``, and
             ``kl_<term>_bound`` where there is one.
         chain: Measures by chain step (`marl_tr.region.chain.chain_measures`); empty where ``K`` is 1.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,7 +29,7 @@ class A3po(ReshapedGain):
     Source: arXiv 2512.06547 and its official code, whose anchor at ``d = 0`` is the policy that acted.
     """
 
-    own_guarantee: ClassVar[str] = "none"
+    own_guarantee: str = "none"
 
     def __init__(self, config: A3poConfig, optimizer: OptimizerSection) -> None:
         super().__init__(config, optimizer)

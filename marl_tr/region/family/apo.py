@@ -36,7 +36,7 @@ class Apo(ReshapedGain):
 
     requires = frozenset({Capability.LOG_PROB, Capability.MASS})
     needs = frozenset({Need.OLD_LAW})
-    own_guarantee: ClassVar[str] = "soft"
+    own_guarantee: str = "soft"
     # The pull is there from the first step on.
     unit_gradient: ClassVar[float | None] = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ class Bandpo(MassGain):
     Source: arXiv 2603.04918 and its official code, whose default also relaxes the intervals (`relaxed`).
     """
 
-    own_guarantee: ClassVar[str] = "none"
+    own_guarantee: str = "none"
 
     def __init__(self, config: BandpoConfig, optimizer: OptimizerSection) -> None:
         super().__init__(config, optimizer)

@@ -46,7 +46,7 @@ class Bpo(ReshapedGain):
     Source: arXiv 2604.18578 and the official code; V of the rollout in place of a fresh one is ours.
     """
 
-    own_guarantee: ClassVar[str] = "soft"
+    own_guarantee: str = "soft"
     unit_gradient: ClassVar[float | None] = None
     needs = frozenset({Need.RAW_ADVANTAGE})
 

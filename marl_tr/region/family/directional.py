@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,11 +34,12 @@ class Directional(GradientRegion):
     the update's, which stays in it, is ours.
     """
 
-    own_guarantee: ClassVar[str] = "none"
-
     def __init__(self, config: DirectionalConfig, optimizer: OptimizerSection) -> None:
         super().__init__(config, optimizer)
         self._settings = config
+        if config.apply == "update":
+            # Nothing turns a projected update out of the span any more; the Guard looks.
+            self.own_guarantee = "hard"
 
     def prepare(self, update: Update) -> None:
         """Take note of what has been committed since the last proposal."""

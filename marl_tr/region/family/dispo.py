@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -27,7 +25,7 @@ class Dispo(ReshapedGain):
     all have one reward; their advantages are 0 anyway.
     """
 
-    own_guarantee: ClassVar[str] = "none"
+    own_guarantee: str = "none"
 
     def __init__(self, config: DispoConfig, optimizer: OptimizerSection) -> None:
         super().__init__(config, optimizer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class Dppo(MassGain):
     Source: arXiv 2602.04879 and its official code; that one takes ``pi_old`` from the sampler, as here.
     """
 
-    own_guarantee: ClassVar[str] = "soft"
+    own_guarantee: str = "soft"
 
     def __init__(self, config: DppoConfig, optimizer: OptimizerSection) -> None:
         super().__init__(config, optimizer)

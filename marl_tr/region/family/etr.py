@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class Etr(ReshapedGain):
     Source: arXiv 2601.03723, reconstructed from its abstract: this form and its constants are ours.
     """
 
-    own_guarantee: ClassVar[str] = "none"
+    own_guarantee: str = "none"
     needs = frozenset({Need.COHORT})
 
     def __init__(self, config: EtrConfig, optimizer: OptimizerSection) -> None:

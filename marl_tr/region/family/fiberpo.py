@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,7 +35,7 @@ class FiberPo(ReshapedGain):
     paper's censoring objective, with log-ratios in place of ``w - 1``: reconstructed.
     """
 
-    own_guarantee: ClassVar[str] = "none"
+    own_guarantee: str = "none"
 
     def __init__(self, config: FiberPoConfig, optimizer: OptimizerSection) -> None:
         super().__init__(config, optimizer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ class Fixpo(ReshapedGain):
     Source: Zentner et al., arXiv 2312.05405, algorithm 1, and the official code.
     """
 
-    own_guarantee: ClassVar[str] = "hard"
+    own_guarantee: str = "hard"
     requires = frozenset({Capability.LOG_PROB, Capability.KL})
     needs = frozenset({Need.OLD_LAW})
 

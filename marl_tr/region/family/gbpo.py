@@ -36,7 +36,7 @@ class Gbpo(ReshapedGain):
     Source: bounded ratio reinforcement learning, arXiv 2604.18578, and its official code.
     """
 
-    own_guarantee: ClassVar[str] = "soft"
+    own_guarantee: str = "soft"
     # A at the old policy has the sign of rho* - 1 and the magnitude of |A|; where rho* = 1 it has none.
     unit_gradient: ClassVar[float | None] = None
     needs = frozenset({Need.COHORT})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -27,7 +25,7 @@ class Grpo(ReshapedGain):
     Source: Shao et al., arXiv 2402.03300, equations 3 and 4.
     """
 
-    own_guarantee: ClassVar[str] = "none"
+    own_guarantee: str = "none"
     needs = frozenset({Need.COHORT})
 
     def __init__(self, config: GrpoConfig, optimizer: OptimizerSection) -> None:

@@ -31,7 +31,7 @@ class Gspo(ReshapedGain):
     Source: Zheng et al., arXiv 2507.18071; the intervals as published implementations have them.
     """
 
-    own_guarantee: ClassVar[str] = "none"
+    own_guarantee: str = "none"
     unit_gradient: ClassVar[float | None] = None
     needs = frozenset({Need.WHOLE_TRAJECTORIES})
 

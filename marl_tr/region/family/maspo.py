@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -31,7 +29,7 @@ class Maspo(MassGain):
     Source: arXiv 2602.17550 and its official code. Bounds of the widths and the detached gate are the code's.
     """
 
-    own_guarantee: ClassVar[str] = "soft"
+    own_guarantee: str = "soft"
 
     def __init__(self, config: MaspoConfig, optimizer: OptimizerSection) -> None:
         super().__init__(config, optimizer)

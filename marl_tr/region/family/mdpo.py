@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from marl_tr.policy import Capability
@@ -34,7 +32,7 @@ class Mdpo(ReshapedGain):
     Tsallis variant and the off-policy algorithm are left out.
     """
 
-    own_guarantee: ClassVar[str] = "soft"
+    own_guarantee: str = "soft"
     requires = frozenset({Capability.LOG_PROB, Capability.KL})
     needs = frozenset({Need.OLD_LAW})
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -24,7 +22,7 @@ class PpoClip(ReshapedGain):
     Source: Schulman et al., arXiv 1707.06347, equation 7; dual clip: Ye et al., arXiv 1912.09729, equation 5.
     """
 
-    own_guarantee: ClassVar[str] = "none"
+    own_guarantee: str = "none"
 
     def __init__(self, config: PpoClipConfig, optimizer: OptimizerSection) -> None:
         super().__init__(config, optimizer)

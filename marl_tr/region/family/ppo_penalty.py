@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -31,7 +29,7 @@ class PpoPenalty(ReshapedGain):
     Source: Schulman et al., arXiv 1707.06347, section 4.
     """
 
-    own_guarantee: ClassVar[str] = "soft"
+    own_guarantee: str = "soft"
     requires = frozenset({Capability.LOG_PROB, Capability.KL})
     needs = frozenset({Need.OLD_LAW})
 

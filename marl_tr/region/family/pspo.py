@@ -24,7 +24,7 @@ class Pspo(ReshapedGain):
     Source: arXiv 2509.21282 (GR-PSPO), by its first author's code for another library.
     """
 
-    own_guarantee: ClassVar[str] = "none"
+    own_guarantee: str = "none"
     # Of the default smoothing.
     unit_gradient: ClassVar[float | None] = 0.9
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ class R2vpo(ReshapedGain):
     its rate and upper end are ours.
     """
 
-    own_guarantee: ClassVar[str] = "soft"
+    own_guarantee: str = "soft"
 
     def __init__(self, config: R2vpoConfig, optimizer: OptimizerSection) -> None:
         super().__init__(config, optimizer)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from marl_tr.region.family.core_config import SpoConfig
@@ -23,7 +21,7 @@ class Spo(ReshapedGain):
     Source: Xie et al., arXiv 2401.16025 (v9; up to v6 the name stood for another objective), and its official code.
     """
 
-    own_guarantee: ClassVar[str] = "soft"
+    own_guarantee: str = "soft"
 
     def __init__(self, config: SpoConfig, optimizer: OptimizerSection) -> None:
         super().__init__(config, optimizer)

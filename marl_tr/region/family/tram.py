@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,7 +32,7 @@ class Tram(GradientRegion):
     ``g``, which is no ascent. A target within a rollout is ours: the paper fine-tunes without one.
     """
 
-    own_guarantee: ClassVar[str] = "none"
+    own_guarantee: str = "none"
     requires = frozenset({Capability.KL})
 
     def __init__(self, config: TramConfig, optimizer: OptimizerSection) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class Troll(ProjectedGain):
     Source: arXiv 2510.03817, sections 3 and 4; numbers by an account of the official code.
     """
 
-    own_guarantee: ClassVar[str] = "soft"
+    own_guarantee: str = "soft"
     requires = frozenset({Capability.LOG_PROB, Capability.KL, Capability.MASS})
 
     def __init__(self, config: TrollConfig, optimizer: OptimizerSection) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ class Trpl(ProjectedGain):
     done when it is forgotten, are ours.
     """
 
-    own_guarantee: ClassVar[str] = "hard"
+    own_guarantee: str = "hard"
     requires = frozenset({Capability.LOG_PROB, Capability.KL, Capability.GAUSSIAN})
 
     def __init__(self, config: TrplConfig, optimizer: OptimizerSection) -> None:
