@@ -23,7 +23,7 @@ def trust_weight(outcome: Tensor, process: Tensor, known: Tensor, group: Tensor,
         group: ``[n]`` int64, cohorts numbered from 0.
         right: Outcome from which an episode counts as right.
 
-    Source: Fan et al., arXiv 2505.17018, section 3.3, with the released code's rules for empty classes.
+    Source: Fan et al., arXiv 2505.17018, with the released code's rules for empty classes.
     """
     good, bad = known & (outcome >= right), known & (outcome < right)
     mu_right, mu_wrong = (_group_mean(process, kept, group) for kept in (good, bad))
