@@ -330,7 +330,8 @@ def shifted_gaussians(kl: Tensor) -> Tensor:
 def chi_squared_tail(x: Tensor, dimensions: int) -> Tensor:
     """``1 - F(x)``, F the chi-squared distribution's of so many degrees of freedom."""
     half = x.new_tensor(0.5 * dimensions)
-    return torch.special.gammaincc(half, 0.5 * x)
+    tail: Tensor = torch.special.gammaincc(half, 0.5 * x)
+    return tail
 
 
 def _tail_mass(log_prob: Tensor, entropy: Tensor, dimensions: int) -> Tensor:

@@ -281,7 +281,7 @@ def _able(kind: str, offered: frozenset[str]) -> list[str]:
         needed: object = None if model is None else getattr(model, "requires", frozenset[str]())
         if model is not None and isinstance(needed, property):
             try:
-                needed = model().requires  # type: ignore[attr-defined]
+                needed = model().requires
             except ValueError:  # a setting without a default
                 continue
         if isinstance(needed, frozenset) and needed <= offered:

@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 OF_RATIOS = [
     name
     for name in names("objectives")
-    if Capability.LOG_PROB in getattr(find("objectives", name).load_config(), "requires", ())
+    if Capability.LOG_PROB in getattr(find("objectives", name).load_config()(), "requires", ())
 ]
 
 

@@ -13,6 +13,7 @@ from test_family import gradient_of, moved
 from torch import Tensor
 
 from marl_tr.nn.discrete import Categorical
+from marl_tr.policy import masked_mean
 from marl_tr.region.family.apo import anchor_ratio, supported
 from marl_tr.region.turn import Turn
 from marl_tr.scenario import ScenarioError, load_scenario
@@ -77,6 +78,22 @@ def test_beside_ppos_gradient_a_bad_action_raises_safe_logits_and_lowers_unsafe_
     apo = torch.autograd.grad(-(1.05 * ratio - 0.1 * anchor), logits)[0]
     assert bool((apo[[0, 2]] > plain[[0, 2]]).all())
     assert bool((apo[[3, 4]] < plain[[3, 4]]).all())
+
+
+def test_what_the_pull_adds_is_the_gradient_of_the_safe_choices_share_of_the_loss() -> None:
+    turn = signed(turn_for(policy_of("categorical")), -1)
+    point = moved(turn, 0.2)
+    added = gradient_of(region_of("apo", pull=0.5, push=1.0, top_k=3), turn, point)
+    added = added - gradient_of(region_of("ppo_clip"), turn, point)
+    leaves = {name: p.clone().requires_grad_() for name, p in point.items()}
+    new = turn.learners.policy.evaluate(leaves, turn.batch).law.parameters()[0].softmax(-1)
+    old = turn.old.law.parameters()[0].softmax(-1)
+    safe = old >= old.sort(-1, descending=True).values[..., 2:3]
+    safe = safe & (torch.arange(5) != turn.batch.record["action"].unsqueeze(-1))
+    share = (new * safe).sum(-1) / (old * safe).sum(-1)
+    wanted = masked_mean(0.5 * turn.advantage.abs() * share, turn.batch.mask).sum()
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(wanted, list(leaves.values()))])
+    torch.testing.assert_close(added, expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("choices", ["categorical", "multidiscrete"])
