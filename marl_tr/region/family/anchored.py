@@ -120,9 +120,9 @@ class Anchored:
         moved[_RADIUS] = torch.cat([radius[:, 1:], torch.ones_like(radius[:, :1])], 1)
         return moved
 
-    def restarted(self, parameters: Parameters) -> Parameters:
-        """`parameters` with their network as the only anchor: all older ones are forgotten."""
-        anchors = {_anchor(place, name): parameters[name] for name in self.networks for place in range(self.depth)}
+    def restarted(self, parameters: Parameters, network: Parameters) -> Parameters:
+        """`parameters` with `network` as the only anchor: all others are forgotten."""
+        anchors = {_anchor(place, name): network[name] for name in self.networks for place in range(self.depth)}
         return parameters | anchors | {_RADIUS: torch.ones_like(parameters[_RADIUS])}
 
     def with_radius(self, parameters: Parameters, radius: Tensor) -> Parameters:

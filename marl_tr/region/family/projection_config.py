@@ -33,11 +33,17 @@ class TrplConfig(ReshapedConfig):
         default=1.0, ge=0, description="Weight of the distance from the network's law to its projection."
     )
     depth: int = Field(
-        default=3,
+        default=1,
         ge=1,
-        le=64,
+        le=16,
         description="Earlier networks that the acting law is projected onto in turn; each costs a forward pass an "
         "action. What is older is forgotten.",
+    )
+    fit_steps: int = Field(
+        default=50,
+        ge=0,
+        description="Steps at most of fitting one network to the law that acted, where forgetting an anchor would move "
+        "that law too far; it then is the only anchor.",
     )
 
 

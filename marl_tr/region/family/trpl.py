@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from marl_tr.errors import UserError
-from marl_tr.policy import Capability, Parameters, Policy
+from marl_tr.policy import Capability, Parameters, Policy, masked_mean
 from marl_tr.region.family.anchored import Anchored
 from marl_tr.region.family.gaussian_projection import GaussianProjection
 from marl_tr.region.family.projected import Projected, ProjectedGain
@@ -23,9 +23,12 @@ __all__ = ["Trpl"]
 
 _FORGETTING = 0.25
 """What forgetting may use up of a bound; a distance is a square: half of the radius is left to move in."""
+_FITTED = 0.05
+"""Of a bound: nearer, fitting an anchor stops."""
+_FIT_RATE = 3e-3
 _TOLERANCE = 1e-4
 """Of the reach, relative: laws are stored in float32."""
-_SEARCH = 20
+_SEARCH = 12
 
 
 class Trpl(ProjectedGain):
@@ -35,8 +38,8 @@ class Trpl(ProjectedGain):
     chain of projections onto earlier networks (`Anchored`). Before the epochs the network that acted becomes the newest
     anchor and the oldest is forgotten; that alone moves the law, which is why it is part of what is proposed:
 
-    - where it moves a decision of the batch by more than a quarter of its bound, all older anchors are forgotten in
-      place of one; where that moves it too far as well, the anchors stay, and the network's step is shortened;
+    - where it moves a decision of the batch by more than a quarter of its bound, a network fitted to the law that acted
+      is the only anchor instead; where that moves it too far as well, the anchors stay, and the step is shortened;
     - after the epochs the radius of the last projection shrinks until no decision of the batch is farther than its
       bound from the law that acted, forgetting included.
 
@@ -47,8 +50,8 @@ class Trpl(ProjectedGain):
 
     A flow's steps are projected (their means) in the loss only, and its own law acts: soft.
 
-    Source: Otto et al., arXiv 2101.09207. Its anchors' chain, which the paper cuts off after one network, and what is
-    done when it is forgotten, are ours.
+    Source: Otto et al., arXiv 2101.09207. Its chain of anchors, which there is cut off after one network without
+    a measure, the fitted anchor and the smaller radius are ours.
     """
 
     own_guarantee: str = "hard"
@@ -57,7 +60,7 @@ class Trpl(ProjectedGain):
     def __init__(self, config: TrplConfig, optimizer: OptimizerSection) -> None:
         super().__init__(config, optimizer)
         self.alpha = config.alpha
-        self._depth = config.depth
+        self._depth, self._fit_steps = config.depth, config.fit_steps
         self.projection = GaussianProjection(
             config.projection, mean_bound=config.mean_bound, cov_bound=config.cov_bound
         )
@@ -95,9 +98,12 @@ class Trpl(ProjectedGain):
         held = turn.learners.parameters(turn.rows)
         chosen, moved = held, torch.full((len(turn.rows),), torch.inf, dtype=torch.float64)
         kept = torch.ones(len(turn.rows), dtype=torch.bool)
-        for candidate in (policy.restarted(held), policy.advanced(held)):
-            shift = self._reach(turn, policy.law(candidate, turn.batch)).cpu()
-            fits = shift <= _FORGETTING
+        for candidate_of in (policy.advanced, lambda old: policy.restarted(old, self._fitted(turn, policy, old))):
+            if not bool(kept.any()):
+                break
+            candidate = candidate_of(held)
+            shift = self._reach(turn, policy.anchor_law(candidate, turn.batch)).cpu()
+            fits = kept & (shift <= _FORGETTING)
             chosen = _where(fits, candidate, chosen)
             moved, kept = torch.where(fits, shift, moved), kept & ~fits
         update.remember("held", kept.double().tolist())
@@ -151,6 +157,21 @@ class Trpl(ProjectedGain):
     def _reach(self, turn: Turn, law: Any) -> Tensor:
         far = self.projection.reach(law, turn.old.law).amax(-1)
         return torch.where(turn.batch.mask, far, 0).flatten(1).amax(-1)
+
+    def _fitted(self, turn: Turn, policy: Anchored, parameters: Parameters) -> Parameters:
+        """Networks whose own laws are about the law that acted, fitted to it on the whole batch, from their own."""
+        with torch.enable_grad():
+            leaves = {name: parameters[name].clone().requires_grad_() for name in policy.networks}
+            adam = torch.optim.Adam(leaves.values(), lr=_FIT_RATE)
+            for step in range(self._fit_steps):
+                adam.zero_grad()
+                far = self.projection.reach(policy.own_law(leaves, turn.batch), turn.old.law).sum(-1)
+                if step % 10 == 0 and float(torch.where(turn.batch.mask, far.detach(), 0).max()) <= _FITTED:
+                    break
+                # The square for the farthest, which are what counts.
+                masked_mean(far + far.square(), turn.batch.mask).sum().backward()
+                adam.step()
+        return {name: p.detach() for name, p in leaves.items()}
 
     def _largest(self, turn: Turn, law_at: Callable[[Tensor], Any]) -> Tensor:
         """The largest share ``[R]`` in ``(0, 1]`` that keeps the reach within 1, by bisection."""
