@@ -36,12 +36,14 @@ from marl_tr.envs.uav.mobility_config import (
 from marl_tr.envs.uav.radio_config import BackhaulConfig, RadioConfig, SubchannelsConfig
 from marl_tr.envs.uav.reward_config import AlphaFairUtility, RateUtility
 from marl_tr.envs.uav.traffic_config import FullBufferConfig, PoissonConfig
+from marl_tr.objective.config import NucleusSupport, TopKSupport
 from marl_tr.scenario.presets import PRESETS
 from marl_tr.scenario.regularisers import (
     ControllerWeight,
     FrozenAnchor,
     PeriodAnchor,
     PositionConfig,
+    SmoothConfig,
     SoftAnchor,
     TwoStageWeight,
     VelocityConfig,
@@ -58,6 +60,7 @@ from marl_tr.scenario.schema import (
     Scenario,
     TrainerSection,
 )
+from marl_tr.scenario.transforms import TrustGrpoConfig
 from marl_tr.scenario.velocity import (
     LoraConfig,
     MlpVelocityConfig,
@@ -66,6 +69,7 @@ from marl_tr.scenario.velocity import (
 )
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scenarios.md"
+REGIONS = PAGE.with_name("trust-regions.md")
 SECTIONS: dict[str, type[BaseModel]] = {
     "The file itself": Scenario,
     "env": EnvSection,
@@ -80,14 +84,18 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "network: transformer": TransformerVelocityConfig,
     "network.lora": LoraConfig,
     "advantage": AdvantageSection,
+    "advantage.transform: trust_grpo": TrustGrpoConfig,
     "optimizer": OptimizerSection,
     "regularisers: position": PositionConfig,
     "regularisers: velocity": VelocityConfig,
+    "regularisers: smooth": SmoothConfig,
     "regularisers.anchor: frozen": FrozenAnchor,
     "regularisers.anchor: period": PeriodAnchor,
     "regularisers.anchor: soft": SoftAnchor,
     "regularisers.weight: two_stage": TwoStageWeight,
     "regularisers.weight: controller": ControllerWeight,
+    "entropy_support: top_k": TopKSupport,
+    "entropy_support: nucleus": NucleusSupport,
     "trainer": TrainerSection,
     "evaluation": EvaluationSection,
     "pretraining": PretrainingSection,
@@ -218,11 +226,12 @@ def _number(value: Any) -> str:
 
 
 def table(heading: str) -> list[str]:
-    """Rows of the table under the heading, up to the next heading."""
-    lines = PAGE.read_text("utf-8").splitlines()
+    """Rows of the table under the heading, up to the next heading; of most regions on a page of their own."""
+    page = REGIONS if heading.startswith("region: ") and heading.split()[1] not in ("trpo", "measured") else PAGE
+    lines = page.read_text("utf-8").splitlines()
     titles = [f"{level} {mark}{heading}{mark}" for level in ("##", "###") for mark in ("", "`")]
     start = next((i for i, line in enumerate(lines) if line in titles), None)
-    assert start is not None, f"{PAGE.name} has no heading {heading!r}"
+    assert start is not None, f"{page.name} has no heading {heading!r}"
     rows = []
     for line in lines[start + 1 :]:
         if line.startswith("#"):
@@ -261,3 +270,17 @@ def test_the_presets_table_says_what_the_presets_fill_in() -> None:
             f"{critic['scope']} {critic['kind']}, {critic['fit']['kind']}",
             "yes" if "optimizer" in preset else "no",
         ]
+
+
+def test_the_table_of_regions_says_what_the_regions_say() -> None:
+    rows = {
+        row.split("`")[1]: [cell.strip() for cell in row.split("|")[1:-1]]
+        for row in REGIONS.read_text("utf-8").splitlines()
+        if row.startswith("| [`")
+    }
+    assert list(rows) == [name for name, _ in built_in("regions")]
+    for name, entry in registry.names("regions").items():
+        model: Any = entry.load_config()
+        _, summary, guarantee, status, paper = rows[name]
+        assert (summary, guarantee, status) == (entry.summary, model.guarantee, model.status)
+        assert paper == (f"[{model.paper}](https://arxiv.org/abs/{model.paper})" if model.paper else "")

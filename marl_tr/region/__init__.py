@@ -30,12 +30,12 @@ REGIONS = {
     "ppo_penalty": Entry(
         target=f"{_FAMILY}.ppo_penalty:PpoPenalty",
         config=f"{_FAMILY}.core_config:PpoPenaltyConfig",
-        summary="KL(old||new) penalised, its weight follows a target (PPO-penalty)",
+        summary="KL from the old policy penalised, its weight follows a target (PPO-penalty)",
     ),
     "mdpo": Entry(
         target=f"{_FAMILY}.mdpo:Mdpo",
         config=f"{_FAMILY}.core_config:MdpoConfig",
-        summary="KL(new||old) penalised ever more (Mirror descent policy optimization)",
+        summary="KL to the old policy penalised ever more (Mirror descent policy optimization)",
     ),
     "fixpo": Entry(
         target=f"{_FAMILY}.fixpo:Fixpo",
@@ -105,7 +105,7 @@ REGIONS = {
     "etr": Entry(
         target=f"{_FAMILY}.etr:Etr",
         config=f"{_FAMILY}.cohort_config:EtrConfig",
-        summary="clipped ratios, intervals that grow with |A| (elastic trust regions)",
+        summary="clipped ratios, intervals that grow with the advantage's size (elastic trust regions)",
     ),
     "fiberpo": Entry(
         target=f"{_FAMILY}.fiberpo:FiberPo",
