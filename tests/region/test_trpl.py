@@ -34,7 +34,9 @@ from marl_tr.region.gradient import Update
 from marl_tr.region.guard import Guard
 from marl_tr.region.samples import Pass
 from marl_tr.region.turn import Learners, Turn
+from marl_tr.scenario.loader import load_scenario
 from marl_tr.scenario.schema import OptimizerSection
+from marl_tr.trainer.loop import Trainer
 from marl_tr.vector.contract import GroupSpec
 
 torch.set_num_threads(1)
@@ -343,3 +345,36 @@ def test_a_flows_steps_are_projected_in_the_loss_and_its_own_law_acts() -> None:
 def test_policies_that_cannot_be_anchored_are_refused(policy: Any, word: str) -> None:
     with pytest.raises(UserError, match=word):
         region_of("trpl").deployed(policy())
+
+
+def test_a_run_resumes_with_its_anchors() -> None:
+    """Through the trainer: two iterations, the state put into a new trainer, and a third one in both."""
+    scenario = load_scenario(
+        {
+            "name": "anchored",
+            "preset": "ippo",
+            "env": {"id": "gymnasium/Pendulum-v1", "num_envs": 2},
+            "objective": {"kind": "surrogate"},
+            "region": {"kind": "trpl"},
+            "optimizer": {"epochs": 2, "minibatches": 1, "learning_rate": 0.03},
+            "agents": {"kind": "gaussian", "hidden": [6]},
+            "trainer": {"total_steps": 120, "rollout_steps": 20},
+        }
+    )
+    first, second = Trainer(scenario), Trainer(scenario)
+    try:
+        assert isinstance(first.players[0].team.policy, Anchored)
+        assert first.players[0].team.policy is first.players[0].learners.policy
+        first.audit = second.audit = lambda line: None
+        first.start()
+        first.iterate()
+        first.iterate()
+        second.load_state_dict(first.state_dict())
+        first.iterate()
+        second.iterate()
+        ours, theirs = (trainer.players[0].team.policy.module.state_dict() for trainer in (first, second))
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+        assert any(name.startswith("anchors.") for name in ours)
+    finally:
+        first.env.close()
+        second.env.close()
