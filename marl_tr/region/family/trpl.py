@@ -26,8 +26,8 @@ _FORGETTING = 0.25
 _FITTED = 0.05
 """Of a bound: nearer, fitting an anchor stops."""
 _FIT_RATE = 3e-3
-_TOLERANCE = 1e-4
-"""Of the reach, relative: laws are stored in float32."""
+_TOLERANCE = 5e-6
+"""Of the reach: laws are stored in float32. Below what the Guard allows."""
 _SEARCH = 12
 
 
@@ -46,9 +46,10 @@ class Trpl(ProjectedGain):
     Hence two statements. Of every observation, seen or not: the acting law is within the bounds of the law of its
     anchors. Of the batch: it is within the bounds of the law that acted. With a ``bound`` on the mean divergence, or a
     bounded position term, the Guard may interpolate; anchors then are interpolated as well, the first statement holds
-    of them, and for the second one the report's ``reach`` has to be read.
+    of them, and the second one is among what the Guard keeps.
 
-    A flow's steps are projected (their means) in the loss only, and its own law acts: soft.
+    A flow's steps are projected (their means) in the loss only, and its own law acts; the Guard shortens a step that
+    takes it beyond a bound.
 
     Source: Otto et al., arXiv 2101.09207. Its chain of anchors, which there is cut off after one network without
     a measure, the fitted anchor and the smaller radius are ours.
@@ -72,8 +73,7 @@ class Trpl(ProjectedGain):
             UserError: Its law cannot be projected when it acts.
         """
         if not hasattr(policy, "head"):
-            # A flow acts by its own law.
-            self.guarantee = "soft" if self.bound is None else "hard"
+            # A flow acts by its own law, which the Guard holds to the limit.
             return policy
         for wrong, what in (
             (policy.recurrent, "network 'gru': earlier networks would need memories of their own; use 'mlp'"),
