@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +52,14 @@ SPACES: dict[str, spaces.Space[Any]] = {
 }
 
 
-def policy_of(law: str, region: Any, generator: torch.Generator) -> Any:
-    """A small policy; as the region deploys it where that is another one."""
+def policy_of(
+    law: str, region: Any, generator: torch.Generator, *, shared: bool | None = None, hidden: Sequence[int] = (8,)
+) -> Any:
+    """A small policy; as the region deploys it where that is another one. Flows share parameters unless told."""
     entry = find("agents", "flow" if law == "flow" else "gaussian")
-    settings: dict[str, Any] = (
-        {"steps": 4, "network": {"kind": "mlp", "hidden": [8, 8]}}
-        if law == "flow"
-        else {"hidden": [8], "head_gain": 0.5}
-    )
+    settings: dict[str, Any] = {"hidden": list(hidden), "head_gain": 0.5}
+    if law == "flow":
+        settings = {"steps": 4, "network": {"kind": "mlp", "hidden": [8, 8]}}
     group = GroupSpec(
         name="group",
         agents=tuple(f"agent_{i}" for i in range(AGENTS)),
@@ -66,7 +67,7 @@ def policy_of(law: str, region: Any, generator: torch.Generator) -> Any:
         action={"action": SPACES[law]},
     )
     config: Any = entry.load_config()
-    rows = Rows(agents=AGENTS, shared=law == "flow")
+    rows = Rows(agents=AGENTS, shared=law == "flow" if shared is None else shared)
     policy = entry.load()(config(**settings), group, rows=rows, generator=generator, device=torch.device("cpu"))
     deployed = getattr(region, "deployed", None)
     return policy if deployed is None else deployed(policy)
@@ -93,11 +94,14 @@ def play(policy: Any, law: str, generator: torch.Generator) -> PolicyBatch:
     return PolicyBatch(observation={"observation": observation}, record=record, memory=None, starts=starts, mask=mask)
 
 
-def turn_of(learners: Learners, batch: PolicyBatch, generator: torch.Generator) -> Turn:
-    """Wild advantages, and labels for whoever asks."""
+def turn_of(learners: Learners, batch: PolicyBatch, generator: torch.Generator, *, scale: float | None = None) -> Turn:
+    """Wild advantages (with a scale: tame ones), and labels for whoever asks."""
     shape, everybody = batch.mask.shape, list(range(len(learners.names)))
-    scale = 10 ** (6 * float(torch.rand((), generator=generator)) - 3)
-    advantage = scale * torch.randn(shape, generator=generator) / torch.rand(shape, generator=generator).clamp_min(1e-2)
+    tails = 1.0
+    if scale is None:
+        scale = 10 ** (6 * float(torch.rand((), generator=generator)) - 3)
+        tails = 1 / torch.rand(shape, generator=generator).clamp_min(1e-2)
+    advantage = scale * tails * torch.randn(shape, generator=generator)
     score = (scale * torch.randn(shape[0], 1, shape[2], generator=generator)).expand(shape)
     with torch.no_grad():
         old = learners.policy.evaluate(learners.parameters(everybody), batch)

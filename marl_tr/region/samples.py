@@ -37,7 +37,8 @@ class Samples:
         old_log_prob: ``[R, T, N, k]``, of the chain steps that `batch` asks for.
         advantage: ``[R, T, N]``.
         law: The old policy's, of the same decisions and chain steps; None: nobody asked for it.
-        labels: ``[R, T, N]`` each, what a region asked to know of the decisions (`marl_tr.region.needs.Need`).
+        labels: ``[R, T, N]`` each, what a region asked to know of the decisions (`marl_tr.region.needs.Need`), or
+            ``[R, T, N, k]`` of their chain steps.
         blocks: ``[N]`` int64, what stays together in minibatches; None: each alone.
     """
 
@@ -75,6 +76,7 @@ class Samples:
             batch=replace(found.batch, chain=chain),
             old_log_prob=found.old_log_prob.gather(-1, chain),
             law=None if found.law is None else found.law.map(lambda x: _steps(x, chain)),
+            labels={name: x if x.ndim == chain.ndim - 1 else _steps(x, chain) for name, x in found.labels.items()},
         )
 
     def counts(self, chosen: Pass) -> Tensor:

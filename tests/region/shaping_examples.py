@@ -35,9 +35,20 @@ def decisions(ratio: Tensor, advantage: Tensor, p: Tensor | float = 0.1) -> tupl
     return Decisions(evaluation, samples, policy, Surrogate(SurrogateConfig())), log_prob
 
 
-def slope(region: Any, ratio: Tensor, advantage: Tensor, p: Tensor | float = 0.1, *, update: Any = None) -> Tensor:
-    """d gain / d log pi of each decision, ``[n]``."""
+def slope(
+    region: Any,
+    ratio: Tensor,
+    advantage: Tensor,
+    p: Tensor | float = 0.1,
+    *,
+    update: Any = None,
+    prepared: bool = False,
+) -> Tensor:
+    """d gain / d log pi of each decision, ``[n]``; where it is to be `prepared`, after the region has looked at them."""
     made, log_prob = decisions(ratio, advantage, p)
+    if prepared:
+        turn = SimpleNamespace(learners=SimpleNamespace(policy=made.policy))
+        region.prepare(SimpleNamespace(turn=turn, samples=made.samples))
     gain = region.gain(made, update)
     (found,) = torch.autograd.grad(gain.sum(), log_prob)
     return found.flatten()

@@ -101,5 +101,5 @@ def test_the_gain_is_ppos_with_these_ends() -> None:
     low, high = band(torch.tensor([0.1]).double(), 0.05, "kl")
     stopped = ((advantage > 0) & (ratio > high)) | ((advantage < 0) & (ratio < low))
     expected = torch.where(stopped, 0, ratio * advantage)
-    torch.testing.assert_close(slope(make_region("bandpo"), ratio, advantage, 0.1), expected)
+    torch.testing.assert_close(slope(make_region("bandpo"), ratio, advantage, 0.1, prepared=True), expected)
     assert 0 < int(stopped.sum()) < len(stopped)

@@ -38,10 +38,18 @@ class Bandpo(MassGain):
         super().__init__(config, optimizer)
         self._divergence, self._radius, self._relaxed = config.divergence, config.radius, config.relaxed
 
+    def prepare(self, update: Update) -> None:
+        """The intervals, which hang on the old policy alone."""
+        super().prepare(update)
+        samples = update.samples
+        mass = self._mass(update.turn.learners.policy, samples.law, samples.old_log_prob)
+        low, high = band(mass, self._radius, self._divergence, relaxed=self._relaxed)
+        samples.labels.update(low=low, high=high)
+
     def gain(self, decisions: Decisions, update: Update) -> Tensor:
         """See the class."""
         w, a = decisions.ratio, decisions.advantage
-        low, high = band(self.mass(decisions), self._radius, self._divergence, relaxed=self._relaxed)
+        low, high = decisions.label("low"), decisions.label("high")
         return torch.minimum(w * a, w.clamp(low, high) * a)
 
     @torch.no_grad()
