@@ -44,7 +44,7 @@ def slope(
     update: Any = None,
     prepared: bool = False,
 ) -> Tensor:
-    """d gain / d log pi of each decision, ``[n]``; where it is to be `prepared`, after the region has looked at them."""
+    """d gain / d log pi of each decision, ``[n]``; `prepared`: after the region has looked at them."""
     made, log_prob = decisions(ratio, advantage, p)
     if prepared:
         turn = SimpleNamespace(learners=SimpleNamespace(policy=made.policy))
