@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from sweeps import SCENARIO, SWEEP, write_sweep
 
+from marl_tr import registry
 from marl_tr.comparison.sweep import flat, load_sweep
 from marl_tr.scenario import ScenarioError, load_scenario, resolved
 from marl_tr.scenario.document import dump_yaml
 
 ROOT = Path(__file__).parents[2]
+SWEEPS = sorted((ROOT / "benchmarks" / "sweeps").glob("*.yaml"))
 
 
 def problems(path: Path, *overrides: str) -> list[str]:
@@ -20,12 +22,12 @@ def problems(path: Path, *overrides: str) -> list[str]:
     return [str(problem).splitlines()[0].removeprefix(f"{path}:") for problem in caught.value.problems]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_the_sweeps_that_come_with_the_package_are_good(path: Path) -> None:
     sweep = load_sweep(path)
     assert sweep.file.name == path.stem
     assert sweep.warnings == ()
-    assert len(sweep.seeds) >= 5
+    assert len(sweep.seeds) >= 3
 
 
 def test_every_variant_is_made_on_every_task_it_names(tmp_path: Path) -> None:
@@ -146,3 +148,12 @@ def test_a_cells_scenario_can_be_run_as_it_is_written(tmp_path: Path) -> None:
     changed = {name for name in {*before, *after} if before.get(name) != after.get(name)}
     assert changed == {"name", "seed", "trainer.runs_dir"}
     assert again.trainer.runs_dir == str(tmp_path / "a: b" / "pole")
+
+
+def test_every_region_is_compared_in_a_sweep_that_comes_with_the_package() -> None:
+    compared = set()
+    for path in SWEEPS:
+        for variant in load_sweep(path).file.variants.values():
+            overrides = variant if isinstance(variant, list) else variant.overrides
+            compared |= {override.removeprefix("region.kind=") for override in overrides}
+    assert set(registry.names("regions")) <= compared
