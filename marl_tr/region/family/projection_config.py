@@ -61,8 +61,9 @@ class TrollConfig(ReshapedConfig):
         default=1.0, ge=0, description="Weight of KL(network||projected), which pulls the network's law back."
     )
     top: int | None = Field(
-        default=64,
+        default=None,
         ge=1,
         description="Choices a branch that are kept apart: this many of the old law, as many of the new one, and the "
-        "one taken; the others share one default probability. Empty: all are.",
+        "one taken; of the others the old law has one default probability, near 0. Empty: all are; published: 64, for "
+        "laws that hardly go beyond.",
     )
