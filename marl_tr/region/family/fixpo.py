@@ -59,7 +59,7 @@ class Fixpo(ReshapedGain):
 
     Beta and its moments are remembered of each learner.
 
-    Source: Zentner et al., arXiv 2312.05405, algorithm 1, and the official code.
+    Source: Zentner et al., arXiv 2312.05405, by the official code.
     """
 
     own_guarantee: str = "hard"

@@ -25,9 +25,15 @@ class TrplConfig(ReshapedConfig):
         description="What mean and covariance are held to: the two parts of KL(new||old), of the Wasserstein distance "
         "scaled by the old covariance, or Mahalanobis and Frobenius distances.",
     )
-    mean_bound: float = Field(default=0.03, gt=0, description="Of the mean, a decision; kl: nats, else squared.")
+    mean_bound: float = Field(
+        default=0.03,
+        gt=0,
+        description="Of the mean's distance, a decision; kl: in nats; w2, frobenius: its square, in old deviations.",
+    )
     cov_bound: float = Field(
-        default=1e-3, gt=0, description="Of the covariance, a decision; without effect on flows, whose scale is fixed."
+        default=1e-3,
+        gt=0,
+        description="Of the covariance's distance, a decision; without effect on flows, whose scale is fixed.",
     )
     alpha: float = Field(
         default=1.0, ge=0, description="Weight of the distance from the network's law to its projection."
