@@ -27,7 +27,7 @@ class TrDpo:
     ``ref <- a theta + (1 - a) ref`` after every update, ``period`` copies the policy after every ``every``-th. A soft
     anchor with ``every`` mixes only then, which is how TRL reproduces the paper. ``frozen`` is DPO.
 
-    Source: arXiv 2404.09656, equations 6 to 8; defaults after TRL's page of the paper.
+    Source: arXiv 2404.09656, after TRL's page of the paper, defaults too.
     """
 
     def __init__(self, config: TrDpoConfig) -> None:

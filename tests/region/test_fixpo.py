@@ -107,6 +107,16 @@ def test_a_cautious_aim_needs_no_steps_back() -> None:
     assert steps[3.0] == 0 < steps[1.0]
 
 
+def test_beta_stands_still_with_the_learner() -> None:
+    """A learner whose epochs have been stopped takes no steps; neither does its beta."""
+    policy = make_policy("gaussian")
+    turn = make_turn(policy, play(policy))
+    settings = OptimizerSection(learning_rate=1e-3, epochs=5)
+    candidate = make_region("fixpo", optimizer=settings, epsilon=10.0, stop_at=1e-9).propose(turn)
+    # The second pass finds all of them beyond, and is not followed by a step.
+    assert [memory["beta_steps"] for memory in candidate.memory] == [1, 1, 1]
+
+
 def test_an_aim_outside_the_limit_is_refused() -> None:
     """Below 1 beta would fall while decisions are beyond the limit."""
     with pytest.raises(ValidationError, match="caution"):

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 from family_examples import policy_of, region_of, turn_for
-from learning_examples import generator, make_policy
+from gymnasium import spaces
+from learning_examples import SPACES, generator, make_policy
 from torch import Tensor
 
 from marl_tr.policy import Parameters, masked_mean
@@ -77,6 +78,18 @@ def test_as_many_as_there_are_is_dense(law: str) -> None:
     few, _ = seen(region_of("troll", top=1), turn, point)
     assert bool(torch.isfinite(few).all())
     assert not torch.equal(dense, few)
+
+
+def test_of_many_choices_nothing_is_projected_before_anything_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new policy's choices are about even: cutting off the old law's tail would part it from itself."""
+    monkeypatch.setitem(SPACES, "wide", spaces.Discrete(100))
+    turn = turn_for(make_policy("wide", agents=2, hidden=[6]))
+    old = turn.learners.parameters(turn.rows)
+    found, projected = seen(region_of("troll"), turn, old)
+    assert not bool(projected.distance.any())
+    torch.testing.assert_close(found, masked_mean(turn.advantage, turn.batch.mask))
+    _, cut = seen(region_of("troll", top=64), turn, old)
+    assert bool((cut.distance > 0).all())
 
 
 def test_sparse_laws_keep_their_mass_and_the_gradient_of_the_rest() -> None:

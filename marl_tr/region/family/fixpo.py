@@ -59,7 +59,7 @@ class Fixpo(ReshapedGain):
 
     Beta and its moments are remembered of each learner.
 
-    Source: Zentner et al., arXiv 2312.05405, algorithm 1, and the official code.
+    Source: Zentner et al., arXiv 2312.05405, by the official code.
     """
 
     own_guarantee: str = "hard"
@@ -85,7 +85,8 @@ class Fixpo(ReshapedGain):
         """Beta's own step."""
         found = torch.stack(update.scratch.pop("seen"))
         whole = found.nanmean(0) if self._settings.statistic == "mean" else found.nan_to_num(-torch.inf).amax(0)
-        self._move_beta(update, whole, ~found.isnan().all(0))
+        stepped = torch.tensor([not row.stopped for row in update.rows])
+        self._move_beta(update, whole, stepped & ~found.isnan().all(0))
 
     def after_epoch(self, update: Update) -> None:
         """Steps back, where they are wanted after every epoch."""

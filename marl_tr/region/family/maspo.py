@@ -20,8 +20,8 @@ _WIDEST = 10.0
 class Maspo(MassGain):
     """``A sg(g) w`` with ``g = exp(-(w - 1)^2 / (2 s^2))`` where a ratio overshoots, 1 elsewhere.
 
-    A ratio overshoots above 1 if the action was good, below 1 if it was bad. The gate's width ``s`` grows as the
-    action's old probability falls (never below `width`) and with the advantage.
+    A ratio overshoots above 1 if the action was good, below 1 if it was bad. The gate's width ``s`` grows from `width`
+    on as the action's old probability falls, and with the advantage: for bad actions it may come out below `width`.
 
     The gate only fades: the gradient keeps the advantage's sign, so nothing is pushed back. With `attached` it is part
     of the gain, which for good actions turns over at ``w (w - 1) = s^2``, for bad ones nowhere.
@@ -50,7 +50,7 @@ class Maspo(MassGain):
         return a * (passed if settings.attached else passed.detach()) * w
 
     def reach(self, turn: Turn, measured: Measurement) -> Reach:
-        """The largest ``|w - 1|`` of the batch, beside the gate's least width."""
+        """The largest ``|w - 1|`` of the batch, beside the gate's width at probability 1."""
         return Reach("largest |ratio - 1|", largest_deviation(turn, measured), self._settings.width)
 
 

@@ -21,7 +21,7 @@ class MassGain(ReshapedGain):
     Of choices that is ``exp(log pi_old(a))``. A density is no probability: of Gaussian laws (a flow's steps are) the
     option ``mass: tail`` takes the old policy's probability of an action less likely than the one taken,
     ``1 - F_d(m)`` with ``m`` the squared Mahalanobis distance and ``F_d`` the chi-squared distribution. It is uniform
-    on (0, 1) under the old policy, near 1 at the mean. This reading is ours (specification 0).
+    on (0, 1) under the old policy, near 1 at the mean. This reading is ours.
     """
 
     def __init__(self, config: MassConfig, optimizer: OptimizerSection) -> None:

@@ -15,7 +15,7 @@ class TramConfig(GradientConfig):
     """Gradients from the worst point nearby, as near as the policy has just moved (TRAM, arXiv 2310.03646)."""
 
     paper: ClassVar[str] = "2310.03646"
-    status: ClassVar[Status] = "verified"
+    status: ClassVar[Status] = "classic"
     guarantee: ClassVar[str] = "none"
     requires: ClassVar[frozenset[str]] = frozenset({"kl"})
 
@@ -55,5 +55,5 @@ class DirectionalConfig(GradientConfig):
     apply: Literal["gradient", "update"] = Field(
         default="gradient",
         description="'gradient': project gradients, which the optimizer may turn out of the span. 'update': project "
-        "what a rollout changes, after every step.",
+        "what a rollout changes, after every step; the Guard then keeps the span.",
     )

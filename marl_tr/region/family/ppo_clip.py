@@ -19,7 +19,7 @@ class PpoClip(ReshapedGain):
 
     Nothing pulls a ratio back that has left the interval: the gradient is zero there.
 
-    Source: Schulman et al., arXiv 1707.06347, equation 7; dual clip: Ye et al., arXiv 1912.09729, equation 5.
+    Source: Schulman et al., arXiv 1707.06347, equation 7; dual clip: Ye et al., arXiv 1912.09729.
     """
 
     own_guarantee: str = "none"

@@ -25,9 +25,15 @@ class TrplConfig(ReshapedConfig):
         description="What mean and covariance are held to: the two parts of KL(new||old), of the Wasserstein distance "
         "scaled by the old covariance, or Mahalanobis and Frobenius distances.",
     )
-    mean_bound: float = Field(default=0.03, gt=0, description="Of the mean, a decision; kl: nats, else squared.")
+    mean_bound: float = Field(
+        default=0.03,
+        gt=0,
+        description="Of the mean's distance, a decision; kl: in nats; w2, frobenius: its square, in old deviations.",
+    )
     cov_bound: float = Field(
-        default=1e-3, gt=0, description="Of the covariance, a decision; without effect on flows, whose scale is fixed."
+        default=1e-3,
+        gt=0,
+        description="Of the covariance's distance, a decision; without effect on flows, whose scale is fixed.",
     )
     alpha: float = Field(
         default=1.0, ge=0, description="Weight of the distance from the network's law to its projection."
@@ -61,8 +67,9 @@ class TrollConfig(ReshapedConfig):
         default=1.0, ge=0, description="Weight of KL(network||projected), which pulls the network's law back."
     )
     top: int | None = Field(
-        default=64,
+        default=None,
         ge=1,
         description="Choices a branch that are kept apart: this many of the old law, as many of the new one, and the "
-        "one taken; the others share one default probability. Empty: all are.",
+        "one taken; of the others the old law has one default probability, near 0. Empty: all are; published: 64, for "
+        "laws that hardly go beyond.",
     )

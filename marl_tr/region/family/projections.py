@@ -63,7 +63,7 @@ def project_mean(mean: Tensor, anchor: Tensor, anchor_log_std: Tensor, *, bound:
         bound: Broadcastable to ``[...]``, positive.
         geometry: `anchored_mean_distance`.
 
-    Source: Otto et al., arXiv 2101.09207, equation 6 (all geometries share it).
+    Source: Otto et al., arXiv 2101.09207, by the official code (all geometries share it).
     """
     distance = anchored_mean_distance(mean, anchor, anchor_log_std, geometry=geometry)
     active = distance > bound
@@ -84,7 +84,7 @@ def project_spread(log_std: Tensor, anchor: Tensor, *, bound: Tensor, geometry: 
         bound: Broadcastable to ``[...]``, positive.
         geometry: `anchored_spread_distance`.
 
-    Source: arXiv 2101.09207, sections 4.2 to 4.4.
+    Source: arXiv 2101.09207, by the official code.
     """
     new, old = log_std.double(), anchor.double()
     distance = anchored_spread_distance(new, old, geometry=geometry)
@@ -136,7 +136,7 @@ def project_choices(
         allowed: ``[..., C]`` bool of each, or None; forbidden choices stay at probability 0.
         bound: Nats, positive.
 
-    Source: arXiv 2510.03817, section 3.
+    Source: arXiv 2510.03817.
     """
     inside = choices_kl([p.detach() for p in log_p], [q.detach() for q in log_q], allowed)
     active = inside > bound

@@ -75,7 +75,9 @@ class DppoConfig(MassConfig):
     )
     threshold_low: float | None = Field(default=None, gt=0, description="The same of bad actions; empty: as good ones.")
     top_k: int = Field(default=20, ge=1, description="K of the 'top_k' divergences.")
-    truncation: float = Field(default=20.0, ge=1, description="What a ratio weighs at most (verl: 20; published: 10).")
+    truncation: float = Field(
+        default=20.0, ge=1, description="What a ratio weighs at most (verl: 20; official code: 10)."
+    )
 
     @property
     def reads_mass(self) -> bool:
@@ -121,8 +123,8 @@ class BandpoConfig(MassConfig):
     radius: float = Field(default=0.05, gt=0, description="How much of it, a decision.")
     relaxed: bool = Field(
         default=False,
-        description="No interval narrower than [0.8, 1.28], none beyond 100: the released default, looser than "
-        "Clip-Higher everywhere.",
+        description="No interval narrower than [0.8, 1.28], none beyond 100: the released default, nowhere tighter "
+        "than Clip-Higher.",
     )
 
 
@@ -133,10 +135,12 @@ class MaspoConfig(MassConfig):
     status: ClassVar[Status] = "verified"
     guarantee: ClassVar[str] = "soft"
 
-    width: float = Field(default=1.0, gt=0, description="Width of the gate at probability 1; the least there is.")
+    width: float = Field(
+        default=1.0, gt=0, description="Width of the gate at probability 1; improbable actions only widen it."
+    )
     mass_power: float = Field(default=0.3, ge=0, description="alpha: the width grows as probability^-alpha, up to 10.")
     good: float = Field(default=0.03, ge=0, description="How much wider a unit of advantage makes it, of good actions.")
-    bad: float = Field(default=0.03, ge=0, description="How much narrower, of bad ones.")
+    bad: float = Field(default=0.03, ge=0, description="How it narrows for bad actions: to 1 / (1 - bad A) of that.")
     attached: bool = Field(
         default=False,
         description="Whether a gradient leads through the gate. As published it does, in the released code it does "
@@ -195,8 +199,8 @@ class ApoConfig(ReshapedConfig):
 
     reference: Literal["old", "anchor"] = Field(
         default="old",
-        description="Whose likely choices: the policy's that acted; or those of the anchor of the first regulariser of "
-        "kind 'position' (frozen: the start of the run; with weight 0 it does nothing else).",
+        description="Whose likely choices: 'old', of the policy that acted (ours); 'anchor', of the anchor of the "
+        "first regulariser of kind 'position' (frozen: the start of the run; with weight 0 it does nothing else).",
     )
     top_k: int = Field(default=8, ge=2, description="How many choices of the reference are safe.")
     push: float = Field(default=1.05, gt=0, description="lambda, of a bad action's own ratio.")

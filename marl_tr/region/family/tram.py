@@ -28,8 +28,9 @@ class Tram(GradientRegion):
     plain one; such is the first of a rollout (but for target ``previous`` beside a velocity regulariser, which
     remembers the policy before it).
 
-    Source: Sherborne et al., arXiv 2310.03646, formula; their released code adds ``d / ||g||`` to every weight, without
-    ``g``, which is no ascent. A target within a rollout is ours: the paper fine-tunes without one.
+    Source: Sherborne et al., arXiv 2310.03646; the formula as it is commonly restated. Their released code adds
+    ``d / ||g||`` to every weight, without ``g``, which is no ascent. A target within a rollout is ours: the paper
+    fine-tunes without one.
     """
 
     own_guarantee: str = "none"

@@ -34,7 +34,10 @@ class Troll(ProjectedGain):
     ``p`` is the network's law and acts; ``q`` the old one. All branches of an action share one multiplier, for the
     bound is on the joint choice. The penalty is a mean over all decisions, of which those inside add nothing.
 
-    Source: arXiv 2510.03817, sections 3 and 4; numbers by an account of the official code.
+    With ``top`` both laws are cut off to their likeliest choices, as published. A law with more in its tail than that
+    is then far from itself, so that it is off by default.
+
+    Source: arXiv 2510.03817, numbers by an account of the official code.
     """
 
     own_guarantee: str = "soft"
