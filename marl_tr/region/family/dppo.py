@@ -37,7 +37,7 @@ class Dppo(MassGain):
     Source: arXiv 2602.04879 and its official code; that one takes ``pi_old`` from the sampler, as here.
     """
 
-    own_guarantee: str = "soft"
+    own_guarantee: str = "none"
 
     def __init__(self, config: DppoConfig, optimizer: OptimizerSection) -> None:
         super().__init__(config, optimizer)

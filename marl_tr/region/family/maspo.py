@@ -29,7 +29,7 @@ class Maspo(MassGain):
     Source: arXiv 2602.17550 and its official code. Bounds of the widths and the detached gate are the code's.
     """
 
-    own_guarantee: str = "soft"
+    own_guarantee: str = "none"
 
     def __init__(self, config: MaspoConfig, optimizer: OptimizerSection) -> None:
         super().__init__(config, optimizer)

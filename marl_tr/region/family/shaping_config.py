@@ -63,7 +63,7 @@ class DppoConfig(MassConfig):
 
     paper: ClassVar[str] = "2602.04879"
     status: ClassVar[Status] = "verified"
-    guarantee: ClassVar[str] = "soft"
+    guarantee: ClassVar[str] = "none"
 
     divergence: Literal["binary_tv", "binary_kl", "top_k_tv", "top_k_kl", "full_tv", "full_kl"] = Field(
         default="binary_tv",
@@ -133,7 +133,7 @@ class MaspoConfig(MassConfig):
 
     paper: ClassVar[str] = "2602.17550"
     status: ClassVar[Status] = "verified"
-    guarantee: ClassVar[str] = "soft"
+    guarantee: ClassVar[str] = "none"
 
     width: float = Field(
         default=1.0, gt=0, description="Width of the gate at probability 1; improbable actions only widen it."
