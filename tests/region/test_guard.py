@@ -136,7 +136,8 @@ def test_a_candidate_that_is_not_finite_is_rejected_bit_identically(value: float
 
 def test_a_regions_own_hard_limit_is_kept_and_written_down() -> None:
     policy, _, turn = warmed_up()
-    before, proposal, lines = frozen(policy), shifted(turn, 0.3), []
+    before, proposal = frozen(policy), shifted(turn, 0.3)
+    lines: list[Any] = []
     reports = Guard(lines.append).accept(make_region("fixpo", epsilon=0.01), turn, proposal)
     kl = torch_kl("gaussian", policy, before, frozen(policy), turn.batch)
     largest = torch.where(turn.batch.mask, kl, 0).flatten(1).amax(1).tolist()
