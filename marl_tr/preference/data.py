@@ -54,7 +54,9 @@ class PreferenceData:
         if self.group is not None and bool((self.group < 0).any()):
             raise BadPreferences("groups are numbered from 0")
         if self.score is not None and not bool(torch.isfinite(self.score).all()):
-            raise BadPreferences("a score is not finite; leave such candidates out (batch.mask)")
+            raise BadPreferences(
+                "a score is not finite; give such candidates any other and leave them out (batch.mask)"
+            )
 
     @cached_property
     def blocks(self) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from marl_tr.errors import UserError
 from marl_tr.policy import Parameters, Policy, PolicyBatch
 from marl_tr.scenario.regularisers import SmoothConfig
 
@@ -36,9 +37,20 @@ def farthest_law(
     ball: SmoothConfig,
     generator: torch.Generator,
 ) -> Any:
-    """The law at `farthest_observation`, differentiable in the parameters; its observations are taken as given."""
+    """The law at `farthest_observation`, differentiable in the parameters; its observations are taken as given.
+
+    Raises:
+        UserError: There is no law at observations nearby, though there is one at those of the batch.
+    """
     observation = farthest_observation(policy, parameters, batch, law, ball=ball, generator=generator)
-    return policy.evaluate(parameters, replace(batch, observation=observation)).law
+    found = policy.evaluate(parameters, replace(batch, observation=observation)).law
+    if not _finite(found) and _finite(law):
+        raise UserError(
+            f"regulariser 'smooth': these policies have no finite law at observations up to {ball.radius:g} away from "
+            "those of the environment, which may lie at the edge of what a policy takes (a weight of 0, for example); "
+            "leave the term out"
+        )
+    return found
 
 
 def farthest_observation(
@@ -109,6 +121,17 @@ def _differentiable(policy: Policy, parameters: Parameters, batch: PolicyBatch) 
             return frozenset()
         found = torch.autograd.grad(value, list(points.values()), allow_unused=True)
     return frozenset(leaf for leaf, g in zip(points, found, strict=True) if g is not None)
+
+
+def _finite(law: Any) -> bool:
+    found: list[bool] = []
+
+    def look(x: Tensor) -> Tensor:
+        found.append(bool(torch.isfinite(x).all()))
+        return x
+
+    law.map(look)
+    return all(found)
 
 
 def _normal(x: Tensor, generator: torch.Generator) -> Tensor:

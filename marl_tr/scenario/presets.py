@@ -114,7 +114,7 @@ def _merge(base: Any, own: Any) -> Any:
     return {key: _merge(base[key], value) if key in base else value for key, value in own.items()} | filled
 
 
-def _region_kinds(data: dict[str, Any], base: dict[str, Any]) -> set[Any]:
+def _region_kinds(data: dict[str, Any], base: dict[str, Any]) -> set[str]:
     """Kinds of the regions that some agents will have."""
     common, entries = _kind(data.get("region"), base), data.get("agents")
     if not isinstance(entries, list) or not entries:
@@ -123,5 +123,6 @@ def _region_kinds(data: dict[str, Any], base: dict[str, Any]) -> set[Any]:
     return {_kind(region, base) if isinstance(region, dict) else common for region in own}
 
 
-def _kind(own: Any, base: dict[str, Any]) -> Any:
-    return own.get("kind", base["kind"]) if isinstance(own, dict) else base["kind"]
+def _kind(own: Any, base: dict[str, Any]) -> str:
+    # What is no name ('arxiv: 1707.06347' is a mapping) is told by whoever validates; here it is one that nobody has.
+    return str(own.get("kind", base["kind"])) if isinstance(own, dict) else str(base["kind"])

@@ -22,7 +22,7 @@ from learning_examples import (
 from torch import Tensor
 
 from marl_tr.policy import Parameters
-from marl_tr.region.guard import Guard, UpdateReport
+from marl_tr.region.guard import OWN, OWN_TOLERANCE, Guard, UpdateReport
 from marl_tr.region.turn import Candidate, Learners, Turn
 from marl_tr.scenario.schema import OptimizerSection
 
@@ -132,6 +132,36 @@ def test_a_candidate_that_is_not_finite_is_rejected_bit_identically(value: float
     assert all(torch.equal(p[1], parameters[name][1]) for name, p in frozen(policy).items())
     assert _same(learners.moments[1], moments[1])
     assert learners.moments[0] == proposal.moments[0]
+
+
+def test_a_regions_own_hard_limit_is_kept_and_written_down() -> None:
+    policy, _, turn = warmed_up()
+    before, proposal = frozen(policy), shifted(turn, 0.3)
+    lines: list[Any] = []
+    reports = Guard(lines.append).accept(make_region("fixpo", epsilon=0.01), turn, proposal)
+    kl = torch_kl("gaussian", policy, before, frozen(policy), turn.batch)
+    largest = torch.where(turn.batch.mask, kl, 0).flatten(1).amax(1).tolist()
+    own = [line for line in lines if line["kind"] == OWN]
+    assert [line["kind"] for line in lines] == ["policy", OWN] * 3
+    assert [report.outcome for report in reports] == ["interpolated"] * 3
+    for line, value in zip(own, largest, strict=True):
+        assert (line["guarantee"], line["bound"], line["limit"], line["before"]) == ("hard", 0.01, 0.01, 0.0)
+        assert line["proposed"] > 0.01
+        assert 0.002 < value <= 0.01 + OWN_TOLERANCE
+        assert line["accepted"] == pytest.approx(value, rel=1e-3)
+
+
+def test_where_a_regions_own_limit_holds_nowhere_the_row_is_rejected() -> None:
+    policy, learners, turn = warmed_up()
+    parameters, moments = bits(learners)
+    lines: list[Any] = []
+    guard = Guard(lines.append, max_interpolations=0)
+    reports = guard.accept(make_region("fixpo", epsilon=1e-3), turn, shifted(turn, 0.3))
+    assert {report.outcome for report in reports} == {"rejected"}
+    assert all("the region's own measure" in report.reason for report in reports)
+    assert [line["accepted"] for line in lines if line["kind"] == OWN] == [0.0] * 3
+    assert all(torch.equal(p, parameters[name]) for name, p in frozen(policy).items())
+    assert all(_same(now, then) for now, then in zip(learners.moments, moments, strict=True))
 
 
 def test_where_no_interpolation_fits_the_row_is_rejected_bit_identically() -> None:

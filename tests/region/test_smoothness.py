@@ -27,9 +27,10 @@ from learning_examples import (
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from marl_tr.errors import UserError
 from marl_tr.policy import Policy, PolicyBatch, Rows, masked_mean
 from marl_tr.region.guard import Guard
-from marl_tr.region.smoothness import farthest_observation, symmetric_divergence
+from marl_tr.region.smoothness import farthest_law, farthest_observation, symmetric_divergence
 from marl_tr.registry import find
 from marl_tr.scenario import load_scenario, resolved
 from marl_tr.scenario.regularisers import PositionConfig, SmoothConfig
@@ -311,3 +312,23 @@ def test_scenarios_say_both_and_are_written_out() -> None:
     assert load_scenario(resolved(read)) == read
     learners = make_learners(make_policy("gaussian"), *read.regularisers)
     assert learners.regularisers.names == ("smooth", "anchor", "smooth_2")
+
+
+def test_observations_nearby_without_a_law_are_told_and_no_law_at_all_is_somebody_elses_to_tell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policy = make_policy("gaussian")
+    batch, parameters = play(policy), frozen(policy)
+    law, evaluate = policy.evaluate(parameters, batch).law, policy.evaluate
+    edge = {leaf: float(x.min()) for leaf, x in batch.observation.items()}
+
+    def edged(parameters: Any, batch: PolicyBatch) -> Any:
+        found = evaluate(parameters, batch)
+        outside = any(bool((x < edge[leaf]).any()) for leaf, x in batch.observation.items())
+        return replace(found, law=found.law.map(lambda x: x * torch.nan)) if outside else found
+
+    monkeypatch.setattr(policy, "evaluate", edged)
+    with pytest.raises(UserError, match=r"no finite law at observations up to 0\.1 away"):
+        farthest_law(policy, parameters, batch, law, ball=smooth(), generator=generator())
+    broken = law.map(lambda x: x * torch.nan)
+    assert farthest_law(policy, parameters, batch, broken, ball=smooth(), generator=generator()) is not None

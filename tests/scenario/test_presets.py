@@ -66,6 +66,12 @@ def test_a_changed_region_leaves_the_presets_optimizer_out() -> None:
     assert fill_in({"region": {"bound": 0.1}}, "mappo")["optimizer"]["epochs"] == 5
 
 
+@pytest.mark.parametrize("kind", [{"arxiv": 1707.06347}, {"arxiv": None}, ["spo"], None, 3])
+def test_a_kind_that_is_no_name_is_told_and_not_looked_up(kind: object) -> None:
+    with pytest.raises(ScenarioError, match=r"region\.kind"):
+        load_scenario(MINIMAL | {"preset": "mappo", "region": {"kind": kind}})
+
+
 def test_every_agents_entry_gets_the_sharing_that_it_does_not_state() -> None:
     merged = fill_in({"agents": [{"kind": "a"}, {"kind": "b", "sharing": "none"}]}, "mappo")
     assert [entry["sharing"] for entry in merged["agents"]] == ["all", "none"]
