@@ -9,6 +9,7 @@ from typing import Any
 
 from marl_tr.comparison.attempts import read_attempts, seconds_spent, write_attempt
 from marl_tr.comparison.pool import Ended, Job, carry_out
+from marl_tr.comparison.rehearsal import rehearse
 from marl_tr.comparison.report import duration, task_table, write_all
 from marl_tr.comparison.runs import (
     Found,
@@ -67,6 +68,7 @@ def compare(
         show: Takes a table for the reader.
 
     Raises:
+        BadVariants: Some cannot be built; nothing was started.
         ChangedSettings: `out` holds runs of other settings.
         RunInUse: Another process carries this comparison out.
         Interrupted: After all runs have saved; the same call goes on.
@@ -75,6 +77,8 @@ def compare(
     found = find_runs(sweep, out)
     for warning in sweep.warnings:
         say(f"warning: {warning}")
+    if not report_only:
+        rehearse([run.cell for run in found if run.seed == sweep.seeds[0] and run.state in ("unfinished", "absent")])
     if dry_run:
         _describe(found, out, jobs, say, show)
         return Outcome((), None)

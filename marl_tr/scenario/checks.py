@@ -28,7 +28,7 @@ from marl_tr.scenario.problems import Path, Problem
 from marl_tr.scenario.schema import Scenario
 from marl_tr.scenario.validation import Validated
 
-__all__ = ["cross_checks", "scenario_warnings"]
+__all__ = ["cross_checks", "explain", "scenario_warnings"]
 
 
 def cross_checks(document: Document, checked: Validated) -> list[Problem]:
@@ -123,7 +123,8 @@ class _Entry:
     def lack(self, missing: frozenset[str]) -> str:
         """``mass, which agents of kind 'x' do not have (they have kl)``."""
         has = _listed(self.capabilities or frozenset()) or "nothing to offer"
-        return f"{_listed(missing)}, which agents of kind {self.own['kind']!r} do not have (they have {has})"
+        wanted = _listed(missing, explained=True)
+        return f"{wanted}, which agents of kind {self.own['kind']!r} do not have (they have {has})"
 
 
 def _step(document: Document, checked: Validated) -> list[Problem]:
@@ -262,7 +263,8 @@ def _capabilities(document: Document, checked: Validated) -> list[Problem]:
             if missing:
                 path = entry.where(section) if entry.owns(section) else entry.path
                 message = f"{section} {entry.kind(section)!r} needs {entry.lack(missing)}"
-                able = _able(f"{section}s", entry.capabilities)
+                # Whether actions are choices the environment says: what needs that is not offered.
+                able = _able(f"{section}s", entry.capabilities - {"mass"})
                 if able:
                     message += f"; with these agents: {section} {', '.join(able)}"
                 instead = getattr(entry.config(section), "instead", "")
@@ -417,5 +419,11 @@ def _entries(document: Document, checked: Validated) -> list[_Entry]:
     return [_Entry(path, own, document, checked) for path, own in _agents(document) or [((), {})]]
 
 
-def _listed(names: frozenset[str]) -> str:
-    return ", ".join(sorted(names))
+def _listed(names: frozenset[str], *, explained: bool = False) -> str:
+    return ", ".join(explain(name) if explained else name for name in sorted(names))
+
+
+def explain(capability: str) -> str:
+    """A capability whose name alone would mislead, in words."""
+    words = {"mass": "laws of choices ('mass')", "gaussian": "Gaussian laws ('gaussian')"}
+    return words.get(capability, capability)

@@ -16,6 +16,7 @@ from marl_tr.region.optimizer import hidden_matrices
 from marl_tr.region.turn import Learners, Objective, Region
 from marl_tr.registry import find
 from marl_tr.rollout.team import Team
+from marl_tr.scenario.checks import explain
 from marl_tr.scenario.schema import AgentPart, Scenario
 from marl_tr.schedule.assignment import Schedule
 from marl_tr.trainer.seats import seats_of
@@ -168,9 +169,11 @@ def _check_capabilities(scenario: Scenario, position: int, policy: Policy, requi
         parts = (scenario.objective_of(part).config, scenario.region_of(part).config)
         others = [getattr(config, "instead", "") for config in parts if getattr(config, "requires", required) & missing]
         cures = "".join(f"; or {other}" for other in others if other)
+        wanted = ", ".join(map(explain, sorted(missing)))
         raise UserError(
-            f"agents.{position}: agents of kind {part.kind!r} cannot say {', '.join(sorted(missing))}, which objective "
-            f"{scenario.objective_of(part).kind!r} with region {scenario.region_of(part).kind!r} requires{cures}"
+            f"agents.{position}: objective {scenario.objective_of(part).kind!r} with region "
+            f"{scenario.region_of(part).kind!r} requires {wanted}, which these agents (kind {part.kind!r}) do not have "
+            f"with the actions of this environment{cures}"
         )
     for term in scenario.regularisers_of(part):
         missing = term.requires - policy.capabilities

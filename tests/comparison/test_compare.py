@@ -175,3 +175,18 @@ def test_no_further_process_is_started_after_a_signal(tmp_path: Path) -> None:
     assert not carry_out(jobs, at_once=1, ended=stop)
     assert ended == ["job 0"]
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_variant_that_cannot_be_built_is_told_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Projection layers take Gaussian laws, and that CartPole's actions are choices its environment says."""
+    write_sweep(tmp_path, SWEEP.replace("[region.bound=0.001]", '[region.kind=trpl, "optimizer={}"]'), SCENARIO)
+    monkeypatch.chdir(tmp_path)
+    for flags in (["--dry-run"], []):
+        assert main(["compare", "sweep.yaml", *flags]) == 2
+        said = capsys.readouterr().err
+        assert "pole/narrow: " in said
+        assert "Gaussian laws" in said
+        assert "pole/wide" not in said
+    assert not list(tmp_path.glob("runs/compare/pair/runs/*"))

@@ -104,7 +104,8 @@ def test_own_sections_are_written_out_with_their_defaults_and_read_back(tmp_path
     scenario = mixed()
     first, second = resolved(scenario)["agents"]
     assert (first["objective"], first["region"], first["optimizer"]) == (None, None, None)
-    assert second["objective"] == {"kind": "clip", "entropy": 0.01, "reduction": "sum", "clip": 0.2}
+    clip = {"kind": "clip", "entropy": 0.01, "entropy_support": None, "reduction": "sum", "clip": 0.2}
+    assert second["objective"] == clip
     assert second["region"] == {"kind": "measured", "bound": 0.02, "stop_at": None}
     assert second["optimizer"] == OptimizerSection().model_dump()
     assert load_scenario(resolved(scenario)) == scenario
