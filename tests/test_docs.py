@@ -32,6 +32,8 @@ EXPECTED = {
     "docs/games.md": {"python", "yaml"},
     "docs/flow.md": {"python", "yaml", "sh"},
     "docs/nash-gap.md": {"python", "sh"},
+    "docs/preferences.md": {"python"},
+    "docs/trust-regions.md": {"python", "sh"},
     "docs/results.md": {"sh"},
     "docs/results-flow.md": {"sh"},
     "docs/scenarios.md": {"python", "yaml", "sh"},
