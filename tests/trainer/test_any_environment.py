@@ -106,7 +106,7 @@ def test_policies_learn_from_who_was_to_move_and_the_critic_from_who_lived() -> 
     rollout = made.collector.collect(10)
     values = made.critic.evaluate(rollout)
     advantage = made._advantage(rollout, values)
-    first = made._assignment(made.players[0], rollout, advantage.raw, 0)
+    first = made._assignment(made.players[0], rollout, advantage.raw, {}, 0)
     group = rollout.groups["mixed"]
     rows = made.players[0].team.policy.rows
     assert torch.equal(first.batch.mask, rows.to_rows(group.acting))
@@ -125,7 +125,7 @@ def test_fisher_products_see_their_share_of_the_decisions_not_of_the_rows() -> N
     made = trainer("trpo-shared", [])
     rollout = made.collector.collect(10)
     advantage = made._advantage(rollout, made.critic.evaluate(rollout))
-    batch = made._assignment(made.players[0], rollout, advantage.raw, 0).batch
+    batch = made._assignment(made.players[0], rollout, advantage.raw, {}, 0).batch
     decisions = int(batch.mask.sum())
     assert decisions < 0.6 * batch.mask.numel()
     part = _subsample(batch, 0.5, torch.Generator().manual_seed(1), flat=True)
