@@ -8,7 +8,7 @@ gradients. Policies drift on from update to update, and begin anew where one has
 
 Two runs a region and law: as it is, for its own measure (`reach`: largest |ratio - 1|, largest KL of a decision, ...),
 and with `bound: 0.01`, which makes any region hard in the mean KL. What is written down is of what was in force after
-the Guard, measured anew.
+the Guard, measured anew. Cases that the results already hold are kept, unless `--only` names their region.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from marl_tr.errors import Diverged
 from marl_tr.objective.config import SurrogateConfig
 from marl_tr.objective.ratio import Surrogate
 from marl_tr.policy import PolicyBatch, Rows
@@ -152,7 +153,15 @@ def attacked(name: str, law: str, updates: int, **settings: Any) -> dict[str, An
             policy = policy_of(law, region, torch.Generator().manual_seed(update))
             learners = Learners(policy, [f"learner_{row}" for row in range(policy.rows.learners)])
         turn = turn_of(learners, play(learners.policy, law, generator), generator)
-        reports = Guard(lambda line: None).accept(region, turn, region.propose(turn))
+        try:
+            candidate = region.propose(turn)
+        except Diverged:
+            # As in a run: it ends, and nothing was committed.
+            outcomes["diverged"] = outcomes.get("diverged", 0) + len(turn.rows)
+            learners = None
+            restarts += 1
+            continue
+        reports = Guard(lambda line: None).accept(region, turn, candidate)
         measured = turn.measure(learners.parameters(turn.rows))
         mean_kl += measured.divergence.tolist()
         largest_kl += [report.measures[f"region/max_divergence/{report.learner}"] for report in reports]
@@ -161,11 +170,12 @@ def attacked(name: str, law: str, updates: int, **settings: Any) -> dict[str, An
         if hasattr(region, "reach"):
             reach = region.reach(turn, measured)
             what, limit = reach.what, reach.limit
-            reached += reach.value.tolist()
+            # The report's: some measure a step, of which nothing is left once it is in force.
+            reached += [report.measures[f"region/reach/{report.learner}"] for report in reports]
     found: dict[str, Any] = {
         "guarantee": region.own_guarantee if getattr(region, "own_guarantee", "") == "hard" else region.guarantee,
         "updates": updates,
-        "learners": len(mean_kl) // updates,
+        "measured": len(mean_kl),
         "outcomes": outcomes,
         "restarts": restarts,
         "mean_kl": spread(mean_kl),
@@ -199,6 +209,8 @@ def main() -> None:
     for name in names("regions"):
         for law in arguments.laws:
             if (arguments.only and name not in arguments.only) or not serves(name, law):
+                continue
+            if f"{name}, {law}" in known["cases"] and not arguments.only:
                 continue
             began = time.perf_counter()
             extra = OPTIONS.get(name, {}).get(law, {})
