@@ -65,12 +65,13 @@ def table(task: str, variants: dict[str, list[dict[str, Any]]], cost: dict[str, 
     means = {name: sum(run["score"] for run in runs) / len(runs) for name, runs in variants.items()}
     for name in sorted(variants, key=lambda each: -means[each]):
         runs = variants[name]
-        scores = ", ".join(f"{run['score']:.0f}" for run in runs)
+        digits = 0 if abs(means[name]) >= 10 else 2
+        scores = ", ".join(f"{run['score']:.{digits}f}" for run in runs)
         mean_kl = max(run.get("divergence", 0.0) for run in runs)
         max_kl = max(run.get("max_divergence", 0.0) for run in runs)
         own = cost["cases"].get(f"{name}, {law}") if cost else None
         told = "" if own is None else f"{own['ratio']:.2f}"
-        lines.append(f"| `{name}` | {scores} | {means[name]:.0f} | {mean_kl:.3g} | {max_kl:.3g} | {told} |")
+        lines.append(f"| `{name}` | {scores} | {means[name]:.{digits}f} | {mean_kl:.3g} | {max_kl:.3g} | {told} |")
     return "\n".join(lines)
 
 
