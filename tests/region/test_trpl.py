@@ -88,7 +88,7 @@ def test_a_new_policy_acts_as_without_anchors() -> None:
 
 
 @pytest.mark.parametrize(
-    ("projection", "learning_rate", "updates"), [("kl", 0.1, 20), ("w2", 0.03, 15), ("frobenius", 0.1, 15)]
+    ("projection", "learning_rate", "updates"), [("kl", 0.1, 12), ("w2", 0.03, 8), ("frobenius", 0.1, 8)]
 )
 def test_adversarial_updates_stay_within_the_bounds_of_each_decision(
     projection: str, learning_rate: float, updates: int
