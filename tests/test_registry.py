@@ -196,3 +196,11 @@ def test_a_gymnasium_name_without_its_prefix_is_answered_with_the_prefix() -> No
         find("envs", "CartPole-v1")
     with pytest.raises(UnknownName, match=r"no env 'nothing at all' \('marl-tr envs' lists all\)"):
         find("envs", "nothing at all")
+
+
+def test_a_region_is_found_by_its_paper_and_an_unclear_one_asks_which() -> None:
+    assert find("regions", "arxiv:2401.16025") is names("regions")["spo"]
+    with pytest.raises(UnknownName, match=r"'ppo_clip' and 'ppo_penalty' are of arxiv:1707\.06347; say which"):
+        find("regions", "arxiv:1707.06347")
+    with pytest.raises(UnknownName, match=r"no regions of arxiv:0000\.00000"):
+        find("regions", "arxiv:0000.00000")

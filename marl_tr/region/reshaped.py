@@ -18,7 +18,7 @@ from marl_tr.region.samples import Samples
 from marl_tr.region.turn import Estimate, Measurement, Turn
 from marl_tr.scenario.optimizer import OptimizerSection
 
-__all__ = ["Decisions", "ReshapedGain", "largest_deviation", "segment_mean", "segment_sum"]
+__all__ = ["Decisions", "ReshapedGain", "largest", "largest_deviation", "segment_mean", "segment_sum"]
 
 
 @dataclass(frozen=True)
@@ -122,21 +122,27 @@ class ReshapedGain(GradientRegion):
 
     def estimate(self, update: Update, parameters: Parameters, samples: Samples) -> Estimate:
         """The mean of `gain` less the `penalty`, entropy bonus included."""
-        turn = update.turn
-        evaluation = turn.learners.policy.evaluate(parameters, samples.batch)
-        objective = cast(Surrogate, turn.objective)
-        decisions = Decisions(evaluation, samples, turn.learners.policy, objective)
-        gain = objective.mean_gain(
-            evaluation,
+        evaluation = update.turn.learners.policy.evaluate(parameters, samples.batch)
+        decisions = self.decisions(update, evaluation, samples)
+        gain, penalty = self.mean_gain(decisions, update), self.penalty(decisions, update)
+        return Estimate(gain if penalty is None else gain - penalty, evaluation=evaluation)
+
+    def decisions(self, update: Update, evaluation: Evaluation, samples: Samples) -> Decisions:
+        """A minibatch under this evaluation."""
+        return Decisions(evaluation, samples, update.turn.learners.policy, cast(Surrogate, update.turn.objective))
+
+    def mean_gain(self, decisions: Decisions, update: Update) -> Tensor:
+        """The mean of `gain` over a minibatch, entropy bonus included, ``[R]``."""
+        samples = decisions.samples
+        return decisions.objective.mean_gain(
+            decisions.evaluation,
             samples.old_log_prob,
             samples.advantage,
             samples.batch.mask,
-            turn.old.log_prob.shape[-1],
+            update.turn.old.log_prob.shape[-1],
             gain=self.gain(decisions, update),
             weight=samples.labels.get("weight"),
         )
-        penalty = self.penalty(decisions, update)
-        return Estimate(gain if penalty is None else gain - penalty, evaluation=evaluation)
 
 
 def segment_sum(x: Tensor, segment: Tensor, mask: Tensor) -> Tensor:
@@ -175,5 +181,9 @@ def largest_deviation(turn: Turn, measured: Measurement) -> Tensor:
     """The largest ``|w - 1|`` over the decisions and chain steps of the whole batch, ``[R]``; for `Region.reach`."""
     objective = cast(Surrogate, turn.objective)
     ratio = objective.ratio(measured.log_prob, turn.old.log_prob, measured.evaluation.dimensions)
-    deviation = (ratio - 1).abs().amax(-1)
-    return torch.where(turn.batch.mask, deviation, 0).flatten(1).amax(-1)
+    return largest(ratio - 1, turn.batch.mask)
+
+
+def largest(x: Tensor, mask: Tensor) -> Tensor:
+    """The largest magnitude of ``[R, T, N, k]`` over decisions and chain steps, ``[R]``."""
+    return torch.where(mask, x.abs().amax(-1), 0).flatten(1).amax(-1)

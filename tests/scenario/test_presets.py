@@ -108,3 +108,20 @@ def test_a_misspelt_preset_is_the_only_problem() -> None:
         load_scenario(scenario)
     assert [problem.path for problem in caught.value.problems] == ["preset"]
     assert "did you mean 'happo'?" in str(caught.value)
+
+
+def test_a_region_with_a_gain_of_its_own_takes_the_place_of_a_presets_objective_and_keeps_its_steps() -> None:
+    changed = load_scenario(MINIMAL | {"preset": "mappo", "region": {"kind": "spo"}})
+    assert (changed.objective.kind, changed.region.kind) == ("surrogate", "spo")
+    assert changed.optimizer == load_scenario(MINIMAL | {"preset": "mappo"}).optimizer
+    one_step = load_scenario(
+        MINIMAL | {"preset": "mappo", "region": {"kind": "trpo"}, "objective": {"kind": "surrogate"}}
+    )
+    assert one_step.optimizer is None
+
+
+def test_an_objective_beside_a_region_with_a_gain_of_its_own_is_refused() -> None:
+    with pytest.raises(ScenarioError) as caught:
+        load_scenario(MINIMAL | {"preset": "mappo", "region": {"kind": "spo"}, "objective": {"kind": "clip"}})
+    assert [problem.path for problem in caught.value.problems] == ["objective.kind"]
+    assert "it has a gain of its own in place of w A; use 'surrogate'" in str(caught.value)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from marl_tr.objective.ratio import Surrogate
-from marl_tr.region.family.mass import MassGain, largest
+from marl_tr.region.family.mass import MassGain
 from marl_tr.region.family.shaping_config import BandpoConfig
 from marl_tr.region.gradient import Update
-from marl_tr.region.reshaped import Decisions
+from marl_tr.region.reshaped import Decisions, largest
 from marl_tr.region.turn import Measurement, Reach, Turn
 from marl_tr.scenario.optimizer import OptimizerSection
 
@@ -58,7 +58,9 @@ class Bandpo(MassGain):
         objective = cast(Surrogate, turn.objective)
         ratio = objective.ratio(measured.log_prob, turn.old.log_prob, measured.evaluation.dimensions)
         found = two_outcomes(self.mass_of(turn), ratio, self._divergence)
-        return Reach(f"largest {self._divergence} of an action", largest(found.to(ratio), turn), self._radius)
+        return Reach(
+            f"largest {self._divergence} of an action", largest(found.to(ratio), turn.batch.mask), self._radius
+        )
 
 
 @torch.no_grad()

@@ -11,10 +11,10 @@ from torch import Tensor
 from marl_tr.nn.discrete import Categorical, choices_of
 from marl_tr.objective.ratio import Surrogate
 from marl_tr.policy import Policy
-from marl_tr.region.family.mass import MassGain, as_score, largest
+from marl_tr.region.family.mass import MassGain, as_score
 from marl_tr.region.family.shaping_config import DppoConfig
 from marl_tr.region.gradient import Update
-from marl_tr.region.reshaped import Decisions
+from marl_tr.region.reshaped import Decisions, largest
 from marl_tr.region.turn import Measurement, Reach, Turn
 from marl_tr.scenario.optimizer import OptimizerSection
 
@@ -62,7 +62,9 @@ class Dppo(MassGain):
         mass = self.mass_of(turn) if self._form == "binary" else None
         laws = (turn.old.law, measured.evaluation.law)
         found = self._divergence(turn.learners.policy, laws, turn.batch.record, mass, ratio)
-        return Reach(f"largest {self._form} {self._measure}", largest(found, turn), max(self._high, self._low))
+        return Reach(
+            f"largest {self._form} {self._measure}", largest(found, turn.batch.mask), max(self._high, self._low)
+        )
 
     @torch.no_grad()
     def _divergence(

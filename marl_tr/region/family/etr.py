@@ -10,10 +10,9 @@ from torch import Tensor
 from marl_tr.objective.ratio import Surrogate
 from marl_tr.region.family.cohort_config import EtrConfig
 from marl_tr.region.family.cohort_scores import cohort_scores, of_cohorts
-from marl_tr.region.family.levels import largest
 from marl_tr.region.gradient import Update
 from marl_tr.region.needs import Need
-from marl_tr.region.reshaped import Decisions, ReshapedGain
+from marl_tr.region.reshaped import Decisions, ReshapedGain, largest
 from marl_tr.region.turn import Measurement, Reach, Turn
 from marl_tr.scenario.optimizer import OptimizerSection
 

@@ -13,7 +13,7 @@ from marl_tr.policy import Capability, Parameters, masked_mean
 from marl_tr.region.family.core_config import FixpoConfig
 from marl_tr.region.gradient import Update
 from marl_tr.region.needs import Need
-from marl_tr.region.reshaped import Decisions, ReshapedGain
+from marl_tr.region.reshaped import Decisions, ReshapedGain, largest
 from marl_tr.region.samples import Pass, Samples
 from marl_tr.region.turn import Candidate, Measurement, Reach, Turn
 from marl_tr.scenario.optimizer import OptimizerSection
@@ -213,8 +213,7 @@ def longest_within(within: Callable[[float], bool], *, halvings: int = _HALVINGS
 def largest_divergence(turn: Turn, measured: Measurement) -> Tensor:
     """The largest KL(old || new) of a decision of the whole batch, summed over its chain: ``[R]`` float64."""
     old, new = turn.old.law.map(_double), measured.evaluation.law.map(_double)
-    kl = turn.learners.policy.divergence(old, new).sum(-1)
-    return torch.where(turn.batch.mask, kl, 0).flatten(1).amax(-1)
+    return largest(turn.learners.policy.divergence(old, new).sum(-1, keepdim=True), turn.batch.mask)
 
 
 def _between(old: Parameters, new: Parameters, share: float) -> Parameters:

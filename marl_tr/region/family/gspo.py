@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from marl_tr.region.family.cohort_config import GspoConfig
-from marl_tr.region.family.levels import largest, level_mean, log_ratio, measured_log_ratio, turn_trajectories
+from marl_tr.region.family.levels import level_mean, log_ratio, measured_log_ratio, turn_trajectories
 from marl_tr.region.gradient import Update
 from marl_tr.region.needs import Need
-from marl_tr.region.reshaped import Decisions, ReshapedGain
+from marl_tr.region.reshaped import Decisions, ReshapedGain, largest
 from marl_tr.region.turn import Measurement, Reach, Turn
 from marl_tr.scenario.optimizer import OptimizerSection
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import cast
 
-import torch
 from torch import Tensor
 
 from marl_tr.objective.ratio import LOG_RATIO_LIMIT, Surrogate
@@ -12,7 +11,7 @@ from marl_tr.region.needs import trajectories
 from marl_tr.region.reshaped import Decisions, segment_mean
 from marl_tr.region.turn import Measurement, Turn
 
-__all__ = ["largest", "level_mean", "log_ratio", "measured_log_ratio", "turn_trajectories"]
+__all__ = ["level_mean", "log_ratio", "measured_log_ratio", "turn_trajectories"]
 
 
 def log_ratio(decisions: Decisions) -> Tensor:
@@ -34,11 +33,6 @@ def turn_trajectories(turn: Turn) -> Tensor:
 def level_mean(x: Tensor, segment: Tensor, mask: Tensor) -> Tensor:
     """Mean over decisions and chain steps of each one's segment: ``[R, T, N, k]`` to ``[R, T, N, 1]``."""
     return segment_mean(x.mean(-1, keepdim=True), segment, mask)
-
-
-def largest(x: Tensor, mask: Tensor) -> Tensor:
-    """The largest magnitude of ``[R, T, N, k]`` over decisions and chain steps, ``[R]``."""
-    return torch.where(mask, x.abs().amax(-1), 0).flatten(1).amax(-1)
 
 
 def _scaled(objective: Surrogate, gap: Tensor, dimensions: int) -> Tensor:

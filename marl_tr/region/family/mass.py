@@ -12,7 +12,7 @@ from marl_tr.region.reshaped import Decisions, ReshapedGain
 from marl_tr.region.turn import Turn
 from marl_tr.scenario.optimizer import OptimizerSection
 
-__all__ = ["MassGain", "as_score", "largest", "tail_mass"]
+__all__ = ["MassGain", "as_score", "tail_mass"]
 
 
 class MassGain(ReshapedGain):
@@ -54,8 +54,3 @@ def as_score(weight: Tensor, decisions: Decisions) -> Tensor:
     scale = decisions.evaluation.dimensions if decisions.objective.reduction == "mean" else 1
     score = (decisions.log_prob - decisions.log_prob.detach()) / scale
     return weight.detach() * (1 + score)
-
-
-def largest(x: Tensor, turn: Turn) -> Tensor:
-    """The largest of ``[R, T, N, k]`` over the decisions and chain steps of the whole batch, ``[R]``."""
-    return torch.where(turn.batch.mask, x.amax(-1), 0).flatten(1).amax(-1)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import cast
 
 from torch import Tensor
 
-from marl_tr.objective.ratio import Surrogate
 from marl_tr.policy import Evaluation, Parameters
 from marl_tr.region.gradient import Update
 from marl_tr.region.needs import Need
-from marl_tr.region.reshaped import Decisions, ReshapedGain
+from marl_tr.region.reshaped import ReshapedGain
 from marl_tr.region.samples import Samples
 from marl_tr.region.turn import Estimate
 
@@ -33,7 +32,7 @@ class Projected:
     acting: Evaluation
 
 
-class ProjectedGain(ReshapedGain):
+class ProjectedGain(ReshapedGain, ABC):
     """``w~ A - alpha distance(law, sg(projected law))``, with ``w~`` the projected law's ratio, unclipped.
 
     Subclasses say what the projection is.
@@ -42,25 +41,16 @@ class ProjectedGain(ReshapedGain):
     needs = frozenset({Need.OLD_LAW})
     alpha: float = 1.0
 
+    @abstractmethod
     def project(self, update: Update, parameters: Parameters, samples: Samples) -> Projected:
         """Differentiable in `parameters`."""
-        raise NotImplementedError
 
     def estimate(self, update: Update, parameters: Parameters, samples: Samples) -> Estimate:
         """See the class; entropy bonus included."""
-        turn, mask = update.turn, samples.batch.mask
-        objective = cast(Surrogate, turn.objective)
+        turn = update.turn
         found = self.project(update, parameters, samples)
-        decisions = Decisions(found.evaluation, samples, turn.learners.policy, objective)
-        gain = objective.mean_gain(
-            found.evaluation,
-            samples.old_log_prob,
-            samples.advantage,
-            mask,
-            turn.old.log_prob.shape[-1],
-            gain=self.gain(decisions, update),
-            weight=samples.labels.get("weight"),
-        )
+        decisions = self.decisions(update, found.evaluation, samples)
+        gain = self.mean_gain(decisions, update)
         # Chain steps that are seen stand for all.
         length = turn.old.log_prob.shape[-1] / samples.old_log_prob.shape[-1]
         pull = self.alpha * length * decisions.mean(found.distance)
