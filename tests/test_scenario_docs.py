@@ -16,7 +16,7 @@ from pydantic.types import StringConstraints
 
 from marl_tr import registry
 from marl_tr.critic.config import AdamFitConfig, TrustRegionFitConfig
-from marl_tr.envs.uav.actions_config import ContinuousActions, DiscreteActions, HybridActions
+from marl_tr.envs.uav.actions_config import ContinuousActions, DiscreteActions, HybridActions, VelocityActions
 from marl_tr.envs.uav.channel_config import (
     AlHouraniConfig,
     GainMapConfig,
@@ -111,6 +111,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "env.config.flight": FlightConfig,
     "env.config.battery": BatteryConfig,
     "env.config.actions: continuous": ContinuousActions,
+    "env.config.actions: velocity": VelocityActions,
     "env.config.actions: discrete": DiscreteActions,
     "env.config.actions: hybrid": HybridActions,
     "env.config.mobility: static": StaticConfig,

@@ -1,10 +1,10 @@
 """What a UAV chooses, and what the choice means: spaces, decoding, and encoding for policies that know what they want.
 
-Three kinds. ``continuous``: numbers in [-1, 1] for speed, heading, pitch (3-D flight) and power. ``discrete``: one
-choice among hovering and directions at some speeds (and pitches), one among powers. ``hybrid``: flight as numbers,
-power as a choice. With sub-channels, powers of the sub-channels are a softmax of numbers (continuous), or the power
-chosen is split evenly over the sub-channels that are given to somebody; each goes to one of the nearest users, or to
-nobody.
+Four kinds. ``continuous``: numbers in [-1, 1] for speed, heading, pitch (3-D flight) and power. ``velocity``: numbers
+for the velocity along each axis, and power. ``discrete``: one choice among hovering and directions at some speeds (and
+pitches), one among powers. ``hybrid``: flight as numbers, power as a choice. With sub-channels, powers of the
+sub-channels are a softmax of numbers (continuous, velocity), or the power chosen is split evenly over the sub-channels
+that are given to somebody; each goes to one of the nearest users, or to nobody.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import DTypeLike, NDArray
 
-from marl_tr.envs.uav.actions_config import ContinuousActions, DiscreteActions
+from marl_tr.envs.uav.actions_config import ContinuousActions, DiscreteActions, VelocityActions
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.subchannels import split_power
 from marl_tr.vector.contract import Leaves
@@ -56,7 +56,7 @@ class Command:
 def action_spaces(config: DownlinkConfig) -> dict[str, spaces.Space[Any]]:
     """Space of each leaf of one UAV's action: ``action`` alone, or ``move`` and ``alloc`` (hybrid)."""
     kind, three = config.actions, config.flight.dimensions == 3
-    if isinstance(kind, ContinuousActions):
+    if isinstance(kind, ContinuousActions | VelocityActions):
         return {"action": _box(2 + three + (config.channels or 1))}
     alloc = [kind.powers, *_users(config)]
     if isinstance(kind, DiscreteActions):
@@ -104,9 +104,10 @@ def decode(config: DownlinkConfig, leaves: Leaves) -> Command:
         leaves: Checked actions, ``{leaf: [E, U, ...]}``.
     """
     kind, three = config.actions, config.flight.dimensions == 3
-    if isinstance(kind, ContinuousActions):
+    if isinstance(kind, ContinuousActions | VelocityActions):
         values = leaves["action"]
-        speed, heading, pitch = _flight(config, values)
+        flight = _flight_of_velocity if isinstance(kind, VelocityActions) else _flight
+        speed, heading, pitch = flight(config, values)
         if not config.channels:
             floor = POWER_FLOOR * config.p_max_w
             power = np.maximum((values[..., -1] + 1.0) * (0.5 * config.p_max_w), floor)
@@ -155,7 +156,7 @@ def encode(
     """
     kind, count = config.actions, config.channels
     share = power.astype(np.float64) / config.p_max_w
-    if isinstance(kind, ContinuousActions):
+    if isinstance(kind, ContinuousActions | VelocityActions):
         if not count:
             radio = (2.0 * share - 1.0)[..., None]
         else:
@@ -163,7 +164,11 @@ def encode(
             each = np.clip(share, 1e-9, 1 - 1e-9) / count
             logit = np.log(each / (1 - count * each)) / kind.logit_scale
             radio = np.repeat(logit[..., None], count, axis=2)
-        flight = _flight_actions(config, speed, heading, pitch)
+        if isinstance(kind, VelocityActions):
+            pitch = pitch if config.flight.dimensions == 3 else np.zeros_like(speed)
+            flight = _velocity(speed, heading, pitch)[..., : config.flight.dimensions] / config.v_max
+        else:
+            flight = _flight_actions(config, speed, heading, pitch)
         return {"action": np.clip(np.concatenate((flight, radio), axis=2), -1.0, 1.0).astype(np.float32)}
     alloc = [np.clip(np.rint(share * kind.powers) - 1, 0, kind.powers - 1)]
     for channel, choices in enumerate(_users(config)):
@@ -183,7 +188,7 @@ def encode(
 def least_power(config: DownlinkConfig) -> float:
     """The lowest transmit power that can be chosen, in W."""
     kind = config.actions
-    return config.p_max_w * (POWER_FLOOR if isinstance(kind, ContinuousActions) else 1 / kind.powers)
+    return config.p_max_w * (POWER_FLOOR if isinstance(kind, ContinuousActions | VelocityActions) else 1 / kind.powers)
 
 
 def moves(config: DownlinkConfig) -> Array:
@@ -209,6 +214,16 @@ def _flight(config: DownlinkConfig, values: Array) -> tuple[Array, Array, Array 
     if config.flight.dimensions == 2:
         return speed, heading, None
     return speed, heading, values[..., 2] * math.radians(config.flight.pitch_max_deg)
+
+
+def _flight_of_velocity(config: DownlinkConfig, values: Array) -> tuple[Array, Array, Array | None]:
+    """Speed, heading and pitch of a velocity over `v_max`: at most `v_max`, climbing no steeper than may be."""
+    level, heading = np.hypot(values[..., 0], values[..., 1]), np.arctan2(values[..., 1], values[..., 0])
+    if config.flight.dimensions == 2:
+        return np.minimum(level, 1.0) * config.v_max, heading, None
+    steepest = math.radians(config.flight.pitch_max_deg)
+    pitch = np.clip(np.arctan2(values[..., 2], level), -steepest, steepest)
+    return np.minimum(level / np.cos(pitch), 1.0) * config.v_max, heading, pitch
 
 
 def _flight_actions(config: DownlinkConfig, speed: Array, heading: Array, pitch: Array) -> Array:

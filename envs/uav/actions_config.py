@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from marl_tr.scenario.strict import Strict
 
-__all__ = ["ActionsConfig", "ContinuousActions", "DiscreteActions", "HybridActions"]
+__all__ = ["ActionsConfig", "ContinuousActions", "DiscreteActions", "HybridActions", "VelocityActions"]
+
+
+_LOGIT_SCALE: Any = Field(
+    default=5.0,
+    gt=0,
+    le=20,
+    description="Of the power of each sub-channel: shares are a softmax of this times the action, and of 0 for "
+    "power that is not used (sub-channels only).",
+)
 
 
 class ContinuousActions(Strict):
     """Numbers in [-1, 1]: speed, heading, (3-D) pitch, and transmit power."""
 
     kind: Literal["continuous"] = "continuous"
-    logit_scale: float = Field(
-        default=5.0,
-        gt=0,
-        le=20,
-        description="Of the power of each sub-channel: shares are a softmax of this times the action, and of 0 for "
-        "power that is not used (sub-channels only).",
-    )
+    logit_scale: float = _LOGIT_SCALE
+
+
+class VelocityActions(Strict):
+    """Numbers in [-1, 1]: velocity along x and y (3-D: and z), and transmit power."""
+
+    kind: Literal["velocity"] = "velocity"
+    logit_scale: float = _LOGIT_SCALE
 
 
 class DiscreteActions(Strict):
@@ -43,4 +53,6 @@ class HybridActions(Strict):
     powers: int = Field(default=4, ge=1, le=100, description="Transmit powers n: 1/n, 2/n ... 1 of p_max_w.")
 
 
-ActionsConfig = Annotated[ContinuousActions | DiscreteActions | HybridActions, Field(discriminator="kind")]
+ActionsConfig = Annotated[
+    ContinuousActions | VelocityActions | DiscreteActions | HybridActions, Field(discriminator="kind")
+]

@@ -49,7 +49,7 @@ class DownlinkConfig(Strict):
         default=None, description="Energy that runs out; empty: energy is counted, and never lacks."
     )
     actions: ActionsConfig = Field(
-        default=ContinuousActions(), description="What a UAV chooses from: continuous, discrete or hybrid."
+        default=ContinuousActions(), description="What a UAV chooses from: continuous, velocity, discrete or hybrid."
     )
 
     hotspots: int = Field(default=4, ge=1, le=1000, description="Hot spots that users gather round.")

@@ -7,7 +7,7 @@ from marl_tr.envs.uav.actions import action_spaces, checked, decode, encode, mov
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.vector.sampling import sample
 
-DISCRETE, HYBRID = {"kind": "discrete"}, {"kind": "hybrid"}
+DISCRETE, HYBRID, VELOCITY = {"kind": "discrete"}, {"kind": "hybrid"}, {"kind": "velocity"}
 E, U = 40, 3
 
 
@@ -32,6 +32,8 @@ def drawn(config, seed=0):
         (configured(3), {"action": 4}),
         (configured(2, {"count": 5}), {"action": 7}),
         (configured(3, {"count": 5}), {"action": 8}),
+        (configured(actions=VELOCITY), {"action": 3}),
+        (configured(3, {"count": 5}, actions=VELOCITY), {"action": 8}),
         (configured(actions=DISCRETE), {"action": [17, 4]}),
         (configured(3, actions=DISCRETE), {"action": [49, 4]}),
         (configured(2, {"count": 2, "nearest": 6}, actions=DISCRETE), {"action": [17, 4, 7, 7]}),
@@ -90,7 +92,27 @@ def test_a_chosen_power_is_split_evenly_over_the_sub_channels_in_use():
     assert command.power == pytest.approx(np.array([[0.1, 0.0, 0.025]]))
 
 
-KINDS = [{"kind": "continuous"}, DISCRETE, HYBRID]
+def test_a_velocity_is_flown_as_it_is_up_to_the_highest_speed():
+    config = configured(actions=VELOCITY)
+    command = decode(config, prepared(config, {"action": np.array([[[0.3, -0.4, 1], [1, 1, 0], [-1, 0, -1]]])}))
+    assert command.pitch is None
+    assert command.speed[0] == pytest.approx([10, 20, 20])
+    assert command.heading[0] == pytest.approx([np.arctan2(-4, 3), np.pi / 4, np.pi])
+    assert command.power[0] == pytest.approx([0.1, 0.05, 0.0001])
+
+
+def test_a_velocity_in_space_climbs_no_steeper_than_may_be_and_keeps_its_course():
+    config = configured(3, actions=VELOCITY)
+    wanted = np.array([[[0.3, -0.4, 0.1, 0], [0.3, -0.4, 1, 0], [0, 0, 1, 0]]])
+    command = decode(config, prepared(config, {"action": wanted}))
+    level = command.speed * np.cos(command.pitch)
+    climb = command.speed * np.sin(command.pitch)
+    assert level[0] == pytest.approx([10, 10, 0])
+    assert climb[0] == pytest.approx([2, 10 * np.tan(np.pi / 6), 0])
+    assert command.heading[0, :2] == pytest.approx(np.full(2, np.arctan2(-4, 3)))
+
+
+KINDS = [{"kind": "continuous"}, VELOCITY, DISCRETE, HYBRID]
 
 
 @pytest.mark.parametrize("actions", KINDS, ids=lambda kind: kind["kind"])
@@ -108,7 +130,7 @@ def test_encoding_what_was_decoded_gives_the_same_flight_and_power(actions, dime
     assert again.heading[moving] == pytest.approx(first.heading[moving], abs=1e-5)
     if dimensions == 3:
         assert again.pitch[moving] == pytest.approx(first.pitch[moving], abs=1e-5)
-    if subchannels is None or actions["kind"] == "continuous":
+    if subchannels is None or actions["kind"] in ("continuous", "velocity"):
         assert again.power == pytest.approx(first.power, abs=1e-6)
 
 

@@ -68,6 +68,7 @@ MODES = {
     "inertia": {"flight": {"yaw_rate_max_deg_s": 40.0, "accel_max_m_s2": 3.0}, "starts": {"kind": "depot"}},
     "3-D, depot, discrete": {"flight": THREE, "starts": {"kind": "depot"}, "actions": DISCRETE},
     "hybrid": {"actions": HYBRID},
+    "velocity, 3-D, sub-channels": {"actions": {"kind": "velocity"}, "flight": THREE, "radio": SUBCHANNELS},
     "crash ends it": {"flight": {"terminate_on_collision": True}, "area_m": 60.0, "num_uavs": 4, "rho": 1.0},
     "battery": {"battery": BATTERY, "rho": 0.5, "std_over": "uavs"},
     "battery, 3-D, all at once": {"battery": {"capacity_j": 600.0}, "flight": THREE, "observation": "graph"},
@@ -291,7 +292,9 @@ def test_rates_do_not_change_when_the_whole_scene_moves(mode, turn):
     move = np.array([[c, s], [-s, c]])
     leaves = {leaf: sample(space, (1, config.num_uavs), rng) for leaf, space in Simulator(config, 1).actions.items()}
     for name in ("action", "move"):
-        if name in leaves and np.issubdtype(leaves[name].dtype, np.floating):
+        if config.actions.kind == "velocity":
+            leaves["action"][..., : config.flight.dimensions] = 0
+        elif name in leaves and np.issubdtype(leaves[name].dtype, np.floating):
             leaves[name][..., 0] = -1  # hover: headings are not turned with the scene
         elif name in leaves:
             leaves[name][..., 0] = 0

@@ -226,6 +226,7 @@ HOVERING = {"num_users": 12, "horizon": 100}
     "config",
     [
         {"actions": {"kind": "discrete"}},
+        {"actions": {"kind": "velocity"}},
         {"actions": {"kind": "hybrid"}, "flight": {"dimensions": 3}},
         {"flight": {"dimensions": 3, "accel_max_m_s2": 4.0}, "starts": {"kind": "depot"}},
         {"radio": {"max_users_per_uav": 3, "coverage_radius_m": 300.0}},
