@@ -23,12 +23,9 @@ from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.subchannels import split_power
 from marl_tr.vector.contract import Leaves
 
-__all__ = ["POWER_FLOOR", "Command", "action_spaces", "checked", "decode", "encode", "least_power", "moves"]
+__all__ = ["Command", "action_spaces", "checked", "decode", "encode", "least_power", "moves"]
 
 Array = NDArray[Any]
-
-POWER_FLOOR = 1e-3
-"""Least transmit power of a continuous action, over the highest."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ def decode(config: DownlinkConfig, leaves: Leaves) -> Command:
         flight = _flight_of_velocity if isinstance(kind, VelocityActions) else _flight
         speed, heading, pitch = flight(config, values)
         if not config.channels:
-            floor = POWER_FLOOR * config.p_max_w
+            floor = kind.power_floor * config.p_max_w
             power = np.maximum((values[..., -1] + 1.0) * (0.5 * config.p_max_w), floor)
             return Command(speed, heading, pitch, power)
         split = split_power(kind.logit_scale * values[..., 2 + three :], config.p_max_w)
@@ -188,7 +185,9 @@ def encode(
 def least_power(config: DownlinkConfig) -> float:
     """The lowest transmit power that can be chosen, in W."""
     kind = config.actions
-    return config.p_max_w * (POWER_FLOOR if isinstance(kind, ContinuousActions | VelocityActions) else 1 / kind.powers)
+    return config.p_max_w * (
+        kind.power_floor if isinstance(kind, ContinuousActions | VelocityActions) else 1 / kind.powers
+    )
 
 
 def moves(config: DownlinkConfig) -> Array:

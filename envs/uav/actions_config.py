@@ -11,6 +11,12 @@ from marl_tr.scenario.strict import Strict
 __all__ = ["ActionsConfig", "ContinuousActions", "DiscreteActions", "HybridActions", "VelocityActions"]
 
 
+_POWER_FLOOR: Any = Field(
+    default=1e-3,
+    ge=0,
+    le=1,
+    description="Least transmit power that can be chosen, over p_max_w (without sub-channels).",
+)
 _LOGIT_SCALE: Any = Field(
     default=5.0,
     gt=0,
@@ -24,6 +30,7 @@ class ContinuousActions(Strict):
     """Numbers in [-1, 1]: speed, heading, (3-D) pitch, and transmit power."""
 
     kind: Literal["continuous"] = "continuous"
+    power_floor: float = _POWER_FLOOR
     logit_scale: float = _LOGIT_SCALE
 
 
@@ -31,6 +38,7 @@ class VelocityActions(Strict):
     """Numbers in [-1, 1]: velocity along x and y (3-D: and z), and transmit power."""
 
     kind: Literal["velocity"] = "velocity"
+    power_floor: float = _POWER_FLOOR
     logit_scale: float = _LOGIT_SCALE
 
 

@@ -3,7 +3,7 @@ import pytest
 from gymnasium import spaces
 from scipy.special import softmax
 
-from marl_tr.envs.uav.actions import action_spaces, checked, decode, encode, moves
+from marl_tr.envs.uav.actions import action_spaces, checked, decode, encode, least_power, moves
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.vector.sampling import sample
 
@@ -99,6 +99,14 @@ def test_a_velocity_is_flown_as_it_is_up_to_the_highest_speed():
     assert command.speed[0] == pytest.approx([10, 20, 20])
     assert command.heading[0] == pytest.approx([np.arctan2(-4, 3), np.pi / 4, np.pi])
     assert command.power[0] == pytest.approx([0.1, 0.05, 0.0001])
+
+
+@pytest.mark.parametrize("kind", ["continuous", "velocity"])
+def test_no_power_is_below_its_floor(kind):
+    config = configured(actions={"kind": kind, "power_floor": 0.25})
+    command = decode(config, prepared(config, {"action": np.array([[[0, 0, -1], [0, 0, -0.4], [0, 0, 1]]])}))
+    assert command.power[0] == pytest.approx([0.025, 0.03, 0.1])
+    assert least_power(config) == pytest.approx(0.025)
 
 
 def test_a_velocity_in_space_climbs_no_steeper_than_may_be_and_keeps_its_course():
