@@ -113,7 +113,7 @@ class PolicyBatch:
 
     def trajectories(self, index: Tensor) -> PolicyBatch:
         """Some trajectories of every learner, whole; `index` has shape ``[n]``."""
-        return self._map(lambda x: x[:, :, index], lambda m: m[:, index])
+        return self._map(lambda x: x.index_select(2, index), lambda m: m.index_select(1, index))
 
     def flatten_time(self) -> PolicyBatch:
         """``[L, 1, T N, ...]``: for policies without memory, whose decisions need no order."""

@@ -78,7 +78,7 @@ class FlatEncoder(nn.Module):
     def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
         """See `ObservationEncoder`."""
         x = self._beside(observation)
-        features: Tensor = self.body(x if self.normaliser is None else self.normaliser(x))
+        features: Tensor = self.body(x, self.normaliser)
         return features
 
     def observe(self, observation: Mapping[str, Tensor], mask: Tensor, *, first: bool) -> None:

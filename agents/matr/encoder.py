@@ -101,20 +101,34 @@ class EntityEncoder(nn.Module):
         return side_by_side(observation, ranks, self.body.first.weight.dtype)
 
     def _embed(self, name: str, x: Tensor) -> Tensor:
-        embedded: Tensor = self.embed[name](self.normalisers[name](x) if name in self.normalisers else x)
+        embedded: Tensor = self.embed[name](x, self.normalisers.get(name))
         return embedded
 
     def _attend(self, kind: str, own: Tensor, entities: Tensor) -> Tensor:
         """Own ``[L, T, N, W]`` and entities ``[L, T, N, n, F]`` to ``[L, T, N, W]``; a head pools its part of ``W``."""
         embedded = self._embed(kind, entities)
         scores = leaky_relu(self.source[kind](own).unsqueeze(-2) + self.target[kind](embedded), 0.2)
-        # The lowest finite score, not -inf: where nobody is seen, a softmax of -inf alone would be NaN.
-        hidden = ~_seen(entities).unsqueeze(-1)
-        weights = scores.masked_fill(hidden, torch.finfo(scores.dtype).min).softmax(-2).masked_fill(hidden, 0)
-        # Products and a sum: a batched product of thousands of tiny matrices is several times slower on a CPU.
-        parts = embedded.reshape(*embedded.shape[:-1], self._heads, -1)
-        pooled: Tensor = (weights.unsqueeze(-1) * parts).sum(-3)
-        return pooled.flatten(-2)
+        # Heads before entities, ``[L, T, N, H, n]``: small beside the embeddings, and what the product below wants.
+        scores = scores.transpose(-1, -2)
+        seen = _seen(entities)
+        everybody = bool(seen.all())
+        if not everybody:
+            # The lowest finite score, not -inf: where nobody is seen, a softmax of -inf alone would be NaN.
+            scores = scores.masked_fill(~seen.unsqueeze(-2), torch.finfo(scores.dtype).min)
+        pooled = _pooled(scores.softmax(-1), embedded)
+        return pooled if everybody else pooled.masked_fill(~seen.any(-1, keepdim=True), 0)
+
+
+def _pooled(weights: Tensor, embedded: Tensor) -> Tensor:
+    """Weights ``[..., H, n]`` and entities ``[..., n, W]`` to ``[..., W]``: a head pools its part of ``W``.
+
+    Every head pools all of ``W`` in one batched product, and its own part is kept: H times the arithmetic, which is
+    little, but no tensor of weights times entities ``[..., n, W]`` is written and read, forwards or backwards.
+    """
+    lead, (heads, entities), width = embedded.shape[:-2], weights.shape[-2:], embedded.shape[-1]
+    everything = torch.bmm(weights.reshape(-1, heads, entities), embedded.reshape(-1, entities, width))
+    parts = everything.reshape(*lead, heads, heads, width // heads)
+    return parts.diagonal(0, -3, -2).transpose(-1, -2).flatten(-2)
 
 
 def _seen(entities: Tensor) -> Tensor:

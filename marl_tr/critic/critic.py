@@ -39,6 +39,9 @@ class Encoding:
 class Encoder(Protocol):
     """The network of a critic; a registered critic kind is ``(config, spec: EnvSpec, *, generator) -> Encoder``.
 
+    Optional hook, looked up by name: ``prepare(inputs) -> CriticInputs``, what `encode` gives the same values for and
+    many passes take less time over.
+
     Attributes:
         value_layers: Linear layers that give the values, rescaled when the value units move.
         observes: Whether `observe` keeps statistics of inputs.

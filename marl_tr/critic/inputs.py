@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ class CriticInputs:
         acting: ``[T, E, A]``, 1 for who is to move and 0 for who is not; see `Bootstrap.acting`.
         starts: ``[T, E, A]`` bool, whose life begins: memory is zero there.
         memory: ``[E, A, H]`` before the first step, or None.
+        features: ``{network: [T, E, ...]}``, what `Encoder.prepare` made of the above, which are empty then; or None.
     """
 
     observation: dict[str, Tensor]
@@ -35,18 +36,11 @@ class CriticInputs:
     acting: Tensor
     starts: Tensor
     memory: Tensor | None
+    features: dict[str, Tensor] | None = None
 
     def environments(self, index: Tensor) -> CriticInputs:
         """Some environments' sequences, whole."""
-        return CriticInputs(
-            observation={name: x[:, index] for name, x in self.observation.items()},
-            previous_action={name: x[:, index] for name, x in self.previous_action.items()},
-            state={name: x[:, index] for name, x in self.state.items()},
-            alive=self.alive[:, index],
-            acting=self.acting[:, index],
-            starts=self.starts[:, index],
-            memory=None if self.memory is None else self.memory[index],
-        )
+        return self._map(lambda x: x.index_select(1, index), lambda m: m.index_select(0, index))
 
     def windows(self, length: int, memories: Tensor | None) -> CriticInputs:
         """Sequences cut into windows of `length` steps, ``[length, E (T // length), ...]``; the rest is left out.
@@ -64,26 +58,27 @@ class CriticInputs:
             last = len(self.starts) // length * length - 1
             before = memories[length - 1 : last : length]
             memory = torch.cat([self.memory.unsqueeze(0), before]).flatten(0, 1)
-        return CriticInputs(
-            observation={name: cut(x) for name, x in self.observation.items()},
-            previous_action={name: cut(x) for name, x in self.previous_action.items()},
-            state={name: cut(x) for name, x in self.state.items()},
-            alive=cut(self.alive),
-            acting=cut(self.acting),
-            starts=cut(self.starts),
-            memory=memory,
-        )
+        return replace(self._map(cut, lambda m: m), memory=memory)
 
     def to(self, dtype: torch.dtype) -> CriticInputs:
         """Floating point parts in `dtype`."""
+
+        def cast(x: Tensor) -> Tensor:
+            return x.to(dtype) if x.is_floating_point() else x
+
+        return self._map(cast, cast)
+
+    def _map(self, function: Callable[[Tensor], Tensor], on_memory: Callable[[Tensor], Tensor]) -> CriticInputs:
+        """`function` applied to everything ``[T, E, ...]``."""
         return CriticInputs(
-            observation={name: x.to(dtype) for name, x in self.observation.items()},
-            previous_action={name: x.to(dtype) for name, x in self.previous_action.items()},
-            state={name: x.to(dtype) for name, x in self.state.items()},
-            alive=self.alive,
-            acting=self.acting.to(dtype),
-            starts=self.starts,
-            memory=None if self.memory is None else self.memory.to(dtype),
+            observation={name: function(x) for name, x in self.observation.items()},
+            previous_action={name: function(x) for name, x in self.previous_action.items()},
+            state={name: function(x) for name, x in self.state.items()},
+            alive=function(self.alive),
+            acting=function(self.acting),
+            starts=function(self.starts),
+            memory=None if self.memory is None else on_memory(self.memory),
+            features=None if self.features is None else {name: function(x) for name, x in self.features.items()},
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -79,12 +80,18 @@ class MlpEncoder:
             alive = {"all": inputs.alive.any(-1)}
         self.module.observe(self._features(inputs), alive, first=first)
 
+    def prepare(self, inputs: CriticInputs) -> CriticInputs:
+        """Only what the networks see, side by side: passes over minibatches gather nothing else."""
+        return replace(inputs, observation={}, previous_action={}, state={}, features=self._features(inputs))
+
     def diagnostics(self, inputs: CriticInputs) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Nothing to show."""
         return {}, {}
 
     def _features(self, inputs: CriticInputs) -> dict[str, Tensor]:
         """Inputs of each network, ``[T, E, F]`` or (local) ``[T, E, A, F]``."""
+        if inputs.features is not None:
+            return inputs.features
         if self._local and self._turns:
             acting = self._by_group(inputs, inputs.acting.unsqueeze(-1))
             return {name: torch.cat([inputs.observation[name], acting[name]], -1) for name in self._groups}
@@ -114,12 +121,10 @@ class _Networks(nn.Module):
                 self.normalisers[name] = InputNormaliser(network.first.weight.shape[1])
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        values = {}
-        for name, x in features.items():
-            if name in self.normalisers:
-                x = self.normalisers[name](x)
-            values[name] = self.networks[name](x.unsqueeze(0)).squeeze(0)
-        return values
+        return {
+            name: self.networks[name](x.unsqueeze(0), self.normalisers.get(name)).squeeze(0)
+            for name, x in features.items()
+        }
 
     def observe(self, features: Mapping[str, Tensor], alive: Mapping[str, Tensor], *, first: bool) -> None:
         for name, normaliser in self.normalisers.items():

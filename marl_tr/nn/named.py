@@ -40,6 +40,11 @@ class NamedModules(nn.ModuleDict):
     def __iter__(self) -> Iterator[str]:
         return iter(self._key_of)
 
+    def get(self, name: str) -> nn.Module | None:
+        """The module of that name, or None."""
+        key = self._key_of.get(name)
+        return None if key is None else super().__getitem__(key)
+
     def keys(self) -> KeysView[str]:
         """The names as they were given."""
         return self._key_of.keys()

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Activation", "StackedGRUCell", "StackedLinear", "StackedMLP"]
+if TYPE_CHECKING:
+    from marl_tr.nn.normaliser import InputNormaliser
+
+__all__ = ["Activation", "StackedGRUCell", "StackedLinear", "StackedMLP", "affine"]
 
 Activation = Literal["tanh", "relu", "silu"]
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -54,7 +57,7 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[L, ..., in] -> [L, ..., out]``."""
-        return _affine(x, self.weight, self.bias)
+        return affine(x, self.weight, self.bias)
 
 
 class StackedMLP(nn.Module):
@@ -105,12 +108,13 @@ class StackedMLP(nn.Module):
         assert isinstance(layer, StackedLinear)
         return layer
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[L, ..., sizes[0]] -> [L, ..., sizes[-1]]``."""
-        for layer in self.layers[:-1]:
-            x = self.activate(layer(x))
-        x = self.layers[-1](x)
-        return self.activate(x) if self.activate_last else x
+    def forward(self, x: Tensor, normaliser: InputNormaliser | None = None) -> Tensor:
+        """``[L, ..., sizes[0]] -> [L, ..., sizes[-1]]``, of inputs normalised first where there is a `normaliser`."""
+        for index, layer in enumerate(self.layers):
+            x = layer(x) if index or normaliser is None else normaliser.through(self.first, x)
+            if index < len(self.layers) - 1 or self.activate_last:
+                x = self.activate(x)
+        return x
 
     def activate(self, x: Tensor) -> Tensor:
         """The activation alone."""
@@ -156,7 +160,7 @@ class StackedGRUCell(nn.Module):
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
         """One step: x ``[L, N, in]``, memory ``[L, N, H]`` -> the new memory ``[L, N, H]``."""
-        return self._step(_affine(x, self.weight_input, self.bias), memory)
+        return self._step(affine(x, self.weight_input, self.bias), memory)
 
     def sequence(self, x: Tensor, memory: Tensor, starts: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Run over time; all input projections are one product.
@@ -171,7 +175,7 @@ class StackedGRUCell(nn.Module):
             The memory after each step, ``[L, T, N, H]``, and after the last, ``[L, N, H]``.
         """
         # unbind, not x[:, t]: its backward is one stack, where T selections would each write a whole tensor.
-        projected = _affine(x, self.weight_input, self.bias).unbind(1)
+        projected = affine(x, self.weight_input, self.bias).unbind(1)
         keep, any_start = _restarts(starts, memory, len(projected))
         outputs = []
         for t, inputs in enumerate(projected):
@@ -190,7 +194,8 @@ class StackedGRUCell(nn.Module):
         return n + z * (memory - n)
 
 
-def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``x W + b``, a row each: ``[L, ..., in]``, ``[L, in, out]`` and ``[L, out]`` to ``[L, ..., out]``."""
     rows, out_features = bias.shape
     if x.shape[0] != rows:
         raise ValueError(f"input {tuple(x.shape)} has {x.shape[0]} rows, the parameters {rows}")

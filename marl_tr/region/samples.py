@@ -67,7 +67,7 @@ class Samples:
 
     def part(self, chosen: Pass) -> Samples:
         """Those of a pass."""
-        found = self._map(lambda x: x[:, :, chosen.index], self.batch.trajectories(chosen.index))
+        found = self._map(lambda x: x.index_select(2, chosen.index), self.batch.trajectories(chosen.index))
         chain = chosen.chain
         if chain is None:
             return found
@@ -82,7 +82,7 @@ class Samples:
     def counts(self, chosen: Pass) -> Tensor:
         """How many decisions and chain steps of each row are in a pass: ``[R]`` float64."""
         steps = self.old_log_prob.shape[-1] if chosen.chain is None else chosen.chain.shape[-1]
-        return self.batch.mask[:, :, chosen.index].sum((1, 2)).double() * steps
+        return self.batch.mask.index_select(2, chosen.index).sum((1, 2)).double() * steps
 
     def _map(self, function: Callable[[Tensor], Tensor], batch: PolicyBatch) -> Samples:
         """`function` applied to everything ``[R, T, N, ...]``, beside the `batch` that it makes."""

@@ -21,6 +21,7 @@ from marl_tr.trainer.checkpoint import CheckpointError, latest_checkpoint, load_
 from marl_tr.trainer.held_out import HeldOut, averaged
 from marl_tr.trainer.lock import locked
 from marl_tr.trainer.loop import Trainer, iterations_of
+from marl_tr.trainer.memory import keep_freed_memory
 from marl_tr.trainer.run import CHECKPOINTS, SCENARIO_FILE, Run, check_same_scenario, is_finished, new_run_folder
 from marl_tr.trainer.showing import film, show_evaluation, show_finished, write_media, write_tables
 from marl_tr.trainer.stopping import stop_request
@@ -40,6 +41,7 @@ def run(scenario: Scenario, *, console: Console | None = None) -> Path:
         Interrupted: Ctrl-C or SIGTERM, after saving.
     """
     torch.set_num_threads(scenario.trainer.threads)
+    keep_freed_memory()
     with stop_request("'marl-tr resume' goes on from it") as stop:
         # First of all: what a scenario gets wrong about its environment or device is found here, and leaves no folder.
         trainer = Trainer(scenario)
@@ -67,6 +69,7 @@ def resume(folder: Path, *, console: Console | None = None) -> Path:
     """
     scenario = _scenario_of(folder)
     torch.set_num_threads(scenario.trainer.threads)
+    keep_freed_memory()
     with locked(folder, SCENARIO_FILE), stop_request("'marl-tr resume' goes on from it") as stop:
         console = console or _Output(stop)
         path, state = _newest(folder, "start anew with 'marl-tr run'")

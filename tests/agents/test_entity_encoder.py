@@ -148,3 +148,45 @@ def test_the_pettingzoo_view_has_a_dict_space_of_tables() -> None:
     parallel_api_test(env, num_cycles=20)
     observations, _ = env.reset(seed=1)
     assert env.observation_space("uav_0").contains(observations["uav_0"])
+
+
+@pytest.mark.parametrize("hidden", ["nobody", "some", "all"])
+def test_pooling_is_the_attention_of_the_docstring_entity_by_entity(hidden: str):
+    actors = policy()
+    encoder = actors.module.encoder
+    seen = observations(3)
+    if hidden != "nobody":
+        seen["users"][:, :, 1, : 5 if hidden == "all" else 3] = 0
+    parameters = {name: p.detach().double() for name, p in actors.module.named_parameters()}
+    with torch.no_grad():
+        found = torch.func.functional_call(
+            encoder,
+            {name.removeprefix("encoder."): p for name, p in parameters.items() if name.startswith("encoder.")},
+            ({name: x.double() for name, x in seen.items()},),
+        )
+
+    def layer(name: str, row: int, x: np.ndarray) -> np.ndarray:
+        return x @ parameters[f"{name}.weight"][row].numpy() + parameters[f"{name}.bias"][row].numpy()
+
+    def embed(kind: str, row: int, x: np.ndarray) -> np.ndarray:
+        return np.maximum(layer(f"encoder.embed.{kind}.layers.0", row, x), 0)
+
+    for row, step, copy in [(0, 0, 0), (1, 2, 1), (2, 5, 3)]:
+        own = embed("own", row, seen["own"][row, step, copy].double().numpy())
+        joined = [own]
+        for kind in ("others", "users"):
+            table = seen[kind][row, step, copy].double().numpy()
+            table = table[(table != 0).any(-1)]
+            pooled = np.zeros(16)
+            if len(table):
+                entities = embed(kind, row, table)
+                scores = layer(f"encoder.source.{kind}", row, own) + layer(f"encoder.target.{kind}", row, entities)
+                scores = np.where(scores > 0, scores, 0.2 * scores)
+                weights = np.exp(scores - scores.max(0))
+                weights /= weights.sum(0)
+                for head in range(4):
+                    part = slice(4 * head, 4 * head + 4)
+                    pooled[part] = weights[:, head] @ entities[:, part]
+            joined.append(pooled)
+        expected = np.maximum(layer("encoder.body.layers.0", row, np.concatenate(joined)), 0)
+        np.testing.assert_allclose(found[row, step, copy].numpy(), expected, atol=1e-12)

@@ -248,3 +248,20 @@ def test_observed_statistics_keep_the_values() -> None:
         torch.testing.assert_close(values(encoder, shifted), before, rtol=1e-4, atol=1e-5)
         scale = next(b for name, b in encoder.module.named_buffers() if name.endswith("scale"))
         assert not torch.equal(scale, torch.ones_like(scale))
+
+
+@pytest.mark.parametrize("scope", ["centralized", "local"])
+@pytest.mark.parametrize("normalise", [False, True])
+def test_prepared_inputs_of_an_mlp_have_the_same_values(scope: str, normalise: bool):
+    config = MlpCriticConfig(scope=scope, hidden=[8], normalise_observation=normalise)
+    encoder = MlpEncoder(config, make_spec(), generator=generator())
+    inputs = make_inputs()
+    encoder.observe(inputs, first=True)
+    index = torch.tensor([4, 1])
+    prepared = encoder.prepare(inputs)
+    assert not prepared.observation
+    assert not prepared.state
+    found = encoder.encode(None, prepared.environments(index)).values
+    assert torch.equal(found, encoder.encode(None, inputs.environments(index)).values)
+    windows = encoder.encode(None, prepared.windows(4, None)).values
+    assert torch.equal(windows, encoder.encode(None, inputs.windows(4, None)).values)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from marl_tr.nn import InputNormaliser, StackedMLP, ValueNormaliser
+from marl_tr.nn import InputNormaliser, StackedLinear, StackedMLP, ValueNormaliser
 
 torch.set_num_threads(1)
 
@@ -117,3 +117,24 @@ def test_an_empty_batch_changes_nothing() -> None:
     values.rescale(layer)
     assert torch.equal(layer.weight, weight)
     assert bool((values.scale == 1).all())
+
+
+@pytest.mark.parametrize("far", [0.0, 3.0, 1e4])
+@pytest.mark.parametrize("samples", [2, 500])
+def test_a_layer_behind_the_normaliser_is_what_float64_says(far: float, samples: int):
+    generator = torch.Generator().manual_seed(0)
+    normaliser, linear = InputNormaliser(5), StackedLinear(2, 5, 7, generator=generator)
+    normaliser.update(torch.randn(100, 5, generator=generator) * torch.tensor([0.1, 1, 2, 5, 30]) + far)
+    normaliser.adopt()
+    x = torch.randn(2, samples, 5, generator=generator) + far
+    exact = (x.double() - normaliser.shift) / normaliser.scale
+    expected = torch.einsum("lni,lio->lno", exact, linear.weight.double()) + linear.bias.double().unsqueeze(1)
+    if far > 1e3:
+        # float32 has no more to say of such inputs than the subtraction: nothing may be folded.
+        assert torch.equal(normaliser.through(linear, x), linear(normaliser(x)))
+    else:
+        assert (normaliser.through(linear, x) - expected).abs().max() < 2e-5 * (1 + expected.abs().max())
+    gradients = torch.autograd.grad(normaliser.through(linear, x).square().sum(), [linear.weight, linear.bias])
+    plain = torch.autograd.grad(linear(normaliser(x)).square().sum(), [linear.weight, linear.bias])
+    for found, wanted in zip(gradients, plain, strict=True):
+        assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
