@@ -20,6 +20,8 @@ __all__ = ["InputNormaliser", "ValueNormaliser"]
 
 _FAR = 32.0
 """Deviations from 0 at which an input's mean is far: cancellation takes five of a float32's 24 bits there."""
+_BLOCK = 1024
+"""Samples that are taken in at once: in float64 they stay in the cache, where a whole rollout leaves it thrice."""
 
 
 class InputNormaliser(nn.Module):
@@ -73,12 +75,14 @@ class InputNormaliser(nn.Module):
 
         Source: Chan, Golub and LeVeque (1983), the pairwise update of a mean and a sum of squares.
         """
-        samples = x.reshape(-1, x.shape[-1]) if mask is None else x[mask]
-        samples = samples.double()
+        everything = mask is None or bool(mask.all())
+        samples = x.reshape(-1, x.shape[-1]) if everything else x[mask]
         if samples.shape[0] == 0:
             return
-        mean = samples.mean(0)
-        _merge(self, torch.full_like(self.count, samples.shape[0]), mean, (samples - mean).square().sum(0))
+        for part in samples.split(_BLOCK):
+            block = part.to(torch.float64, copy=True)
+            mean = block.mean(0)
+            _merge(self, torch.full_like(self.count, block.shape[0]), mean, block.sub_(mean).square_().sum(0))
 
     @torch.no_grad()
     def adopt(self) -> None:

@@ -121,6 +121,7 @@ class Turn:
     shares: tuple[float, ...] | None = None
     joint_bound: float | None = None
     labels: dict[str, Tensor] = field(default_factory=dict)
+    _measured_last: list[Measurement] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def bound(self, region: Region, position: int = 0) -> float | None:
         """What the divergence of one of the turn's rows may come to: its share where there is one."""
@@ -182,9 +183,22 @@ class Turn:
         laws = self.laws_of([term.reference for term in self.terms], self.batch)
         return [None if law is None else law.map(_double) for law in laws]
 
-    @torch.no_grad()
     def measure(self, parameters: Parameters) -> Measurement:
-        """Evaluate `parameters` on the whole batch; divergences are summed and averaged in float64."""
+        """Evaluate `parameters` on the whole batch; divergences are summed and averaged in float64.
+
+        The last measurement is kept: what a line search has just accepted, the Guard measures once more. It is the
+        same function of the same parameters, bit for bit, and is not computed again for them.
+        """
+        for measured in self._measured_last:
+            if all(torch.equal(p, measured.parameters[name]) for name, p in parameters.items()):
+                return measured
+        # A copy: who measures may go on to move its parameters in place.
+        measured = self._measure({name: p.detach().clone() for name, p in parameters.items()})
+        self._measured_last[:] = [measured]
+        return measured
+
+    @torch.no_grad()
+    def _measure(self, parameters: Parameters) -> Measurement:
         policy, mask = self.learners.policy, self.batch.mask
         evaluation = policy.evaluate(parameters, self.batch)
         law = evaluation.law.map(_double)

@@ -138,3 +138,17 @@ def test_a_layer_behind_the_normaliser_is_what_float64_says(far: float, samples:
     plain = torch.autograd.grad(linear(normaliser(x)).square().sum(), [linear.weight, linear.bias])
     for found, wanted in zip(gradients, plain, strict=True):
         assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_many_samples_are_taken_in_block_by_block_and_left_alone(dtype: torch.dtype):
+    x = torch.randn(50, 60, 3, generator=torch.Generator().manual_seed(0), dtype=dtype) * 5 + 100
+    mask = torch.rand(50, 60, generator=torch.Generator().manual_seed(1)) < 0.8
+    for taken in (None, torch.ones_like(mask), mask):
+        kept, normaliser = x.clone(), InputNormaliser(3)
+        normaliser.update(x, taken)
+        samples = x[mask if taken is mask else torch.ones_like(mask)].double().numpy()
+        assert torch.equal(x, kept)
+        assert float(normaliser.count) == len(samples)
+        np.testing.assert_allclose(normaliser.mean, samples.mean(0), rtol=1e-12)
+        np.testing.assert_allclose(normaliser.m2, ((samples - samples.mean(0)) ** 2).sum(0), rtol=1e-10)

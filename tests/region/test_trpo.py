@@ -192,3 +192,29 @@ def _gradient(turn: Turn) -> Tensor:
     gain = (log_prob * turn.advantage.double())[batch.mask].mean()
     gradients = torch.autograd.grad(gain, list(leaves.values()))
     return torch.cat([g.reshape(-1) for g in gradients])
+
+
+def test_what_the_line_search_accepted_is_not_computed_again_by_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = make_policy("gaussian", shared=True)
+    turn = make_turn(policy, play(policy, environments=32))
+    region = make_region("trpo", bound=0.02)
+    candidate = region.propose(turn)
+    calls = 0
+    evaluate = policy.evaluate
+
+    def counted(*arguments):
+        nonlocal calls
+        calls += 1
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(policy, "evaluate", counted)
+    (report,) = Guard(lambda line: None).accept(region, turn, candidate)
+    assert report.outcome == "accepted"
+    assert calls == 0
+    # Other parameters are measured, and so are the same tensors once their values have moved.
+    parameters = {name: p.clone() for name, p in candidate.parameters.items()}
+    first = turn.measure(parameters).divergence
+    for p in parameters.values():
+        p.add_(0.01)
+    assert not torch.equal(turn.measure(parameters).divergence, first)
+    assert calls == 1
