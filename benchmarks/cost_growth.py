@@ -207,7 +207,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     columns = [axis for axis in AXES if axis != "UAVs, other sharing"]
     colors = {**dict(zip(PARTS, COLORS, strict=False)), "total": "black"}
     figure = Figure(figsize=(3.0 * len(columns), 8.4), dpi=110, layout="constrained")
-    grid = figure.subplots(3, len(columns), sharex="col", sharey="row")
+    grid = figure.subplots(3, len(columns), sharex="col", sharey="row", squeeze=False)
     for row, configuration in enumerate(SCENARIOS):
         for axes, axis in zip(grid[row], columns, strict=True):
             sizes = AXES[axis][2]

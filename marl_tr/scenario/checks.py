@@ -194,7 +194,8 @@ def _settings(document: Document, checked: Validated) -> list[Problem]:
         for setting, (value, reason) in refused.items():
             section, _, field = setting.partition(".")
             if entry.setting(section, field) == value:
-                message = f"region {entry.kind('region')!r} cannot work with {setting} {value!r}: {reason}"
+                shown = str(value).lower() if isinstance(value, bool) else value
+                message = f"region {entry.kind('region')!r} cannot work with '{field}: {shown}': {reason}"
                 problems.append(document.problem((*where[section], field), message))
     return problems
 

@@ -110,9 +110,9 @@ def test_the_command_says_so_and_ends_with_2(region: str, tmp_path: Path, capsys
 @pytest.mark.parametrize(
     ("agents", "optimizer", "path", "line"),
     [
-        ("{kind: gaussian, network: gru}", "{}", "agents.0.network", 3),
-        ("{kind: matr}", "{}", "agents.0.network", 3),  # 'gru' is what it has by default
-        ("{kind: gaussian, normalise_observation: true}", "{}", "agents.0.normalise_observation", 3),
+        ("{kind: gaussian, network: gru}", "{}", "agents.network", 3),
+        ("{kind: matr}", "{}", "agents.network", 3),  # 'gru' is what it has by default
+        ("{kind: gaussian, normalise_observation: true}", "{}", "agents.normalise_observation", 3),
         ("{kind: gaussian, hidden: [8, 8]}", "{kind: muon}", "optimizer.kind", 7),
     ],
 )
@@ -124,7 +124,7 @@ def test_settings_that_a_region_cannot_work_with_are_refused_in_their_line(
     text = text.replace("kind: matr", "kind: matr, law: gaussian")
     (found,) = problems(text)
     assert (found.path, found.line) == (path, line)
-    assert "region 'trpl' cannot work with" in found.message
+    assert f"region 'trpl' cannot work with '{path.split('.')[1]}: " in found.message
     assert problems(text.replace("kind: trpl", "kind: ppo_clip")) == []
 
 
