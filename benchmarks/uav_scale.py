@@ -13,10 +13,8 @@ import argparse
 import json
 import os
 import platform
-import resource
 import shlex
 import statistics
-import subprocess
 import sys
 import time
 from datetime import UTC, datetime
@@ -27,6 +25,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # b
     os.environ[name] = "1"
 
 import numpy as np  # noqa: E402
+from growth import in_subprocess, peak_mib, power_law  # noqa: E402
 
 from marl_tr.envs.uav.vector import make  # noqa: E402
 from marl_tr.vector.sampling import random_actions  # noqa: E402
@@ -74,7 +73,7 @@ NAMED: dict[str, Point] = {
 
 def measure(point: Point, *, seconds: float, repeats: int) -> dict[str, Any]:
     """One point, in this process."""
-    before = _peak_mib()
+    before = peak_mib()
     env = make(
         num_envs=point["envs"], num_uavs=point["uavs"], num_users=point["users"], horizon=1000, **point["settings"]
     )
@@ -96,22 +95,15 @@ def measure(point: Point, *, seconds: float, repeats: int) -> dict[str, Any]:
         "us_median": 1e6 * statistics.median(times),
         "environment_steps_per_s": 1 / best,
         "ns_per_link": 1e9 * best / links,
-        "peak_rss_mib": _peak_mib(),
+        "peak_rss_mib": peak_mib(),
         "rss_before_mib": before,
     }
 
 
 def fit(sizes: list[float], times: list[float]) -> dict[str, float]:
     """``time = c size^exponent`` by least squares of logarithms, and how much of their variance it explains."""
-    x, y = np.log(np.asarray(sizes, float)), np.log(np.asarray(times, float))
-    exponent, intercept = np.polyfit(x, y, 1)
-    rest = y - (exponent * x + intercept)
-    spread = np.square(y - y.mean()).sum()
-    return {
-        "exponent": float(exponent),
-        "us_at_size_1": float(np.exp(intercept)),
-        "r_squared": float(1 - np.square(rest).sum() / spread) if spread else 1.0,
-    }
+    law = power_law(sizes, times)
+    return {"exponent": law.exponent, "us_at_size_1": law.coefficient, "r_squared": law.r_squared}
 
 
 def run(*, seconds: float, repeats: int) -> dict[str, Any]:
@@ -148,15 +140,7 @@ def table(name: str, sweep: dict[str, Any]) -> str:
 
 
 def _in_subprocess(point: Point, seconds: float, repeats: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--seconds", str(seconds), "--repeats", str(repeats)]
-    done = subprocess.run([*command, "--point", json.dumps(point)], check=True, capture_output=True, text=True)
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
-
-
-def _peak_mib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    return in_subprocess(__file__, point, "--seconds", str(seconds), "--repeats", str(repeats))
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "PolicyBatch",
     "Rows",
     "executed_name",
+    "in_float64",
     "masked_mean",
 ]
 
@@ -264,6 +265,12 @@ class Policy(Protocol):
 def executed_name(agent: str, leaf: str) -> str:
     """Name of an agent's action leaf among everybody's."""
     return f"{agent}/{leaf}"
+
+
+def in_float64(law: Any) -> Any:
+    """The law with every float tensor that it holds in float64: differences of float32 logarithms would drown small
+    divergences."""
+    return law.map(lambda x: x.double() if x.is_floating_point() else x)
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:

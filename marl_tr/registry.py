@@ -12,11 +12,13 @@ import contextlib
 import difflib
 import importlib
 import inspect
+import os
 import pkgutil
 import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -268,7 +270,7 @@ def _discovered(kind: str) -> tuple[dict[str, Entry], list[str]]:
     found: dict[str, Entry] = {}
     of: dict[str, EntryPoint] = {}
     broken: list[str] = []
-    for point in entry_points(group=f"marl_tr.{kind}"):
+    for point in _points(kind, _installed()):
         try:
             table = point.load()
             _check_table(table)
@@ -284,6 +286,26 @@ def _discovered(kind: str) -> tuple[dict[str, Entry], list[str]]:
                 )
             found[name], of[name] = entry, point
     return found, broken
+
+
+@lru_cache(maxsize=64)
+def _points(kind: str, installed: object) -> tuple[EntryPoint, ...]:
+    """The entry points of `kind`, read once as long as `installed` is the same: all packages' metadata take 10 ms, and
+    loading a scenario asks ten times. The tables that they lead to are looked at anew each time, and may grow.
+    """
+    return tuple(entry_points(group=f"marl_tr.{kind}"))
+
+
+def _installed() -> tuple[tuple[str, int], ...]:
+    """Where packages are looked for, and when each folder last got or lost one (ns; 0 where there is none)."""
+    found = []
+    for folder in sys.path:
+        place = folder or os.getcwd()
+        try:
+            found.append((place, os.stat(place).st_mtime_ns))
+        except OSError:
+            found.append((place, 0))
+    return tuple(found)
 
 
 def _check_table(table: object) -> None:

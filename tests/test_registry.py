@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 import sys
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -140,6 +143,33 @@ def test_a_third_party_package_is_discovered(install: Callable[[str, str, str], 
     install("their", source, "[marl_tr.envs]\ntheir = their_module:ENVS\n")
     assert find("envs", "their/env-v0").summary == "theirs"
     sys.modules.pop("their_module", None)
+
+
+def test_metadata_are_read_once_and_again_when_a_package_has_come_or_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counted(*, group: str) -> Any:
+        read.append(group)
+        return entry_points(group=group)
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(registry, "entry_points", counted)
+    registry._points.cache_clear()
+    for name in ("trpo", "measured", "trpl"):
+        find("regions", name)
+    names("regions")
+    assert read == ["marl_tr.regions"]
+    info = tmp_path / "late-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: late\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[marl_tr.regions]\nlate = late_module:REGIONS\n")
+    (tmp_path / "late_module.py").write_text("from marl_tr.registry import Entry\nREGIONS = {'late': Entry(dict)}\n")
+    assert find("regions", "late").target is dict
+    shutil.rmtree(info)
+    assert "late" not in names("regions")
+    sys.modules.pop("late_module", None)
 
 
 def test_two_packages_with_one_name_are_reported_and_not_chosen_from(

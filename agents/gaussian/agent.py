@@ -94,7 +94,12 @@ class ExplicitPolicy:
         first = next(iter(now.values()))
         starts = torch.zeros(first.shape[:3], dtype=torch.bool, device=first.device)
         outputs, extra, memory = self.module(now, memory, starts)
-        law = self.head.law(outputs, extra, self._allowed(now))
+        return self.choose(self.head.law(outputs, extra, self._allowed(now)), memory, generator, mode=mode)
+
+    def choose(
+        self, law: ProductLaw, memory: Tensor | None, generator: torch.Generator, *, mode: bool = False
+    ) -> Action:
+        """What `act` returns where the law of its one step, ``[L, 1, N, ...]``, is this one."""
         raw = law.mode() if mode else law.sample(generator)
         record = {leaf: x[:, 0] for leaf, x in raw.items()}
         return Action(env=self.head.env_action(record), record=record, memory=memory)

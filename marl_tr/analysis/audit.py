@@ -16,14 +16,12 @@ from typing import Any
 from marl_tr.errors import UserError
 from marl_tr.events.audit_log import AUDIT_FILE, GENESIS, chained_line
 from marl_tr.events.strict_json import number
+from marl_tr.region.own_limit import OWN, own_slack
 
 __all__ = ["TOLERANCE", "AuditError", "AuditReport", "Finding", "LearnerAudit", "audit"]
 
 TOLERANCE = 1e-6
 """A divergence up to ``bound * (1 + TOLERANCE)`` keeps the bound: the rounding of a float32 sum."""
-
-OWN_TOLERANCE = 1e-5
-"""And this much more, absolute, where the bound is a region's own and of single decisions: laws are float32."""
 
 _OUTCOMES = ("accepted", "interpolated", "rejected")
 _GUARANTEES = ("hard", "soft", "none")
@@ -199,7 +197,7 @@ def _enter(row: LearnerAudit, line: Mapping[str, Any]) -> Iterator[str]:
     if line["limit"] is not None and line["limit"] != limit:
         yield f"{who}: limit {line['limit']:.9g} is neither the bound {bound:.9g} nor where the policy was before"
     # Written so that a nan, of which no comparison is true, is a violation.
-    slack = OWN_TOLERANCE if line["kind"] == "own" else 0.0
+    slack = own_slack(limit) if line["kind"] == OWN else 0.0
     if not divergence <= limit * (1 + TOLERANCE) + slack or not math.isfinite(divergence):
         row.violations += 1
         beyond = "" if limit == bound else f", beyond which it began at {limit:.9g}"

@@ -43,7 +43,8 @@ def compare(
         show=_show,
     )
     if outcome.failed:
-        print(f"{len(outcome.failed)} runs are not finished: {', '.join(outcome.failed)}", flush=True)
+        many = "runs are" if len(outcome.failed) > 1 else "run is"
+        print(f"{len(outcome.failed)} {many} not finished: {', '.join(outcome.failed)}", flush=True)
         raise typer.Exit(1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +18,23 @@ from marl_tr.comparison.runs import (
     find_run,
     find_runs,
     refuse_changed,
+    runs_dir,
     scenario_file,
     write_scenarios,
 )
 from marl_tr.comparison.scores import read_scores
 from marl_tr.comparison.summary import summarise
 from marl_tr.comparison.sweep import Sweep
-from marl_tr.errors import Interrupted
+from marl_tr.errors import Interrupted, UserError
 from marl_tr.trainer.lock import locked
 
-__all__ = ["Outcome", "compare"]
+__all__ = ["NoComparison", "Outcome", "compare"]
 
 _LOCK = "compare.lock"
+
+
+class NoComparison(UserError):
+    """Where a comparison was to be reported there is none; says where it looked."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +75,13 @@ def compare(
 
     Raises:
         BadVariants: Some cannot be built; nothing was started.
+        NoComparison: There are no runs in `out` to report.
         ChangedSettings: `out` holds runs of other settings.
         RunInUse: Another process carries this comparison out.
         Interrupted: After all runs have saved; the same call goes on.
     """
+    if report_only:
+        _refuse_missing(out)
     refuse_changed(sweep, out)
     found = find_runs(sweep, out)
     for warning in sweep.warnings:
@@ -89,6 +98,15 @@ def compare(
             found = _carry_out(sweep, found, out, jobs, say)
         failed = tuple(run.label for run in found if run.state != "finished") if not report_only else ()
         return Outcome(failed, _report(sweep, found, out, say, show))
+
+
+def _refuse_missing(out: Path) -> None:
+    if runs_dir(out).is_dir():
+        return
+    beside = sorted(path.name for path in out.parent.glob("*") if runs_dir(path).is_dir())
+    near = difflib.get_close_matches(out.name, beside, n=1)
+    hint = f"; did you mean {out.parent / near[0]}?" if near else ""
+    raise NoComparison(f"no comparison to report in {out}: there is no folder {runs_dir(out)}{hint}")
 
 
 def _describe(

@@ -195,7 +195,7 @@ def _time_text(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _figures(sweep: Sweep, summary: Mapping[str, Any], out: Path) -> list[Path]:
-    labels, note = list(sweep.file.variants), summary["note"]
+    labels, note, baseline = list(sweep.file.variants), summary["note"], sweep.file.baseline
     written = []
     for kind, x, name, xlabel in (
         ("curve", "steps", CURVES, "environment steps"),
@@ -210,7 +210,9 @@ def _figures(sweep: Sweep, summary: Mapping[str, Any], out: Path) -> list[Path]:
             )
             for task, own in summary["tasks"].items()
         ]
-        figure = panels_figure(panels, labels=labels, title=summary["name"], xlabel=xlabel, note=note)
+        figure = panels_figure(
+            panels, labels=labels, title=summary["name"], xlabel=xlabel, note=note, reference=baseline
+        )
         save_figure(figure, out / name)
         written.append(out / name)
     profiles = summary["overall"]["profiles"]
@@ -225,7 +227,9 @@ def _figures(sweep: Sweep, summary: Mapping[str, Any], out: Path) -> list[Path]:
         ylabel="share of runs above (95 % CI)",
         share=True,
     )
-    figure = panels_figure([panel], labels=labels, title=summary["name"], xlabel="normalised score", note=note)
+    figure = panels_figure(
+        [panel], labels=labels, title=summary["name"], xlabel="normalised score", note=note, reference=baseline
+    )
     save_figure(figure, out / PROFILES)
     return [*written, out / PROFILES]
 

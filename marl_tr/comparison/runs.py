@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from marl_tr.analysis.curves import read_scalars
+from marl_tr.analysis.curves import read_scalars, read_tags
 from marl_tr.comparison.sweep import Cell, Sweep, flat
 from marl_tr.errors import UserError
 from marl_tr.events import Phase
@@ -147,13 +147,17 @@ def clock(folder: Path) -> tuple[list[tuple[int, float]], int]:
     A process counts from its start; what was learned and lost between a checkpoint and an interruption is not in it.
     """
     steps, walls = read_scalars(folder, "perf/wall_clock", phase=Phase.TRAIN)
+    began = _process_starts(folder)
     spent: list[tuple[int, float]] = []
     before, last, processes = 0.0, 0.0, 1
+    known: float | None = None
     for step, wall in zip(steps.tolist(), walls.tolist(), strict=True):
-        if wall < last:  # a clock that went back is another process's
+        start = began.get(int(step))
+        # A clock that went back is another process's as well: older runs do not say where each began.
+        if spent and (start != known or wall < last):
             before += last
             processes += 1
-        last = wall
+        known, last = start, wall
         spent.append((int(step), before + wall))
     return spent, processes
 
@@ -178,6 +182,14 @@ def _folders(cell: Cell, seed: int, out: Path) -> Iterator[Path]:
     for folder in sorted([*base.glob(f"*-seed{seed}"), *base.glob(f"*-seed{seed}-*")]):
         if (folder / SCENARIO_FILE).is_file():
             yield folder
+
+
+def _process_starts(folder: Path) -> dict[int, float]:
+    """By environment step, the step at which the process began that made it."""
+    if "perf/from_step" not in read_tags(folder):
+        return {}
+    steps, starts = read_scalars(folder, "perf/from_step", phase=Phase.TRAIN)
+    return dict(zip(steps.tolist(), starts.tolist(), strict=True))
 
 
 def _newest(folder: Path) -> int | None:

@@ -14,15 +14,11 @@ from torch import Tensor
 from marl_tr.policy import Parameters
 from marl_tr.region.chain import chain_measures
 from marl_tr.region.measures import likelihood_measures
+from marl_tr.region.own_limit import OWN, own_slack
 from marl_tr.region.report import AnchorReport, UpdateReport
 from marl_tr.region.turn import Candidate, Measurement, Reach, Region, Turn
 
-__all__ = ["OWN", "OWN_TOLERANCE", "AnchorReport", "Guard", "UpdateReport"]
-
-OWN = "own"
-"""Kind of the audit's lines about a region's own hard limit."""
-OWN_TOLERANCE = 1e-5
-"""What a region's own measure may exceed its limit by, absolute: laws are float32."""
+__all__ = ["AnchorReport", "Guard", "UpdateReport"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ class _Limit:
 
     def kept(self, measured: Measurement) -> bool:
         # Written so that a nan, of which no comparison is true, is beyond the limit.
-        return self.of(measured) <= self.limit + (0.0 if self.own is None else OWN_TOLERANCE)
+        return self.of(measured) <= self.limit + (0.0 if self.own is None else own_slack(self.limit))
 
     def shortening(self, measured: Measurement) -> float:
         """Factor of a step that led to `measured`, after which it should be at the limit, a little inside.

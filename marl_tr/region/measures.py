@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from marl_tr.objective.ratio import likelihood_ratio
-from marl_tr.policy import Capability, masked_mean
+from marl_tr.policy import Capability, in_float64, masked_mean
 from marl_tr.region.turn import Measurement, Turn
 
 __all__ = ["likelihood_measures"]
@@ -28,14 +27,10 @@ def likelihood_measures(turn: Turn, measured: Measurement) -> dict[str, float]:
     policy, mask = turn.learners.policy, turn.batch.mask
     if not {Capability.LOG_PROB, Capability.KL} <= policy.capabilities or not bool(mask.any()):
         return {}
-    old, new = (e.law.map(_double) for e in (turn.old, measured.evaluation))
+    old, new = (in_float64(e.law) for e in (turn.old, measured.evaluation))
     weight = likelihood_ratio(measured.log_prob.sum(-1).double(), turn.old.log_prob.sum(-1).double())[mask]
     return {
         "region/reverse": float(masked_mean(policy.divergence(new, old).sum(-1), mask)),
         "region/max_divergence": float(policy.divergence(old, new).sum(-1)[mask].max()),
         "region/ess": float(weight.sum().square() / (len(weight) * weight.square().sum())),
     }
-
-
-def _double(x: Tensor) -> Tensor:
-    return x.double() if x.is_floating_point() else x

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from marl_tr.policy import Capability, Evaluation, Parameters, PolicyBatch, masked_mean
+from marl_tr.policy import Capability, Evaluation, Parameters, PolicyBatch, in_float64, masked_mean
 from marl_tr.region.learners import Learners
 from marl_tr.region.regulariser import Term
 from marl_tr.region.samples import Samples
@@ -181,7 +181,7 @@ class Turn:
         """The law of each term's reference on the whole batch, in float64; None for the rollout's, and of ``smooth``
         terms, whose reference is of the parameters to be measured."""
         laws = self.laws_of([term.reference for term in self.terms], self.batch)
-        return [None if law is None else law.map(_double) for law in laws]
+        return [None if law is None else in_float64(law) for law in laws]
 
     def measure(self, parameters: Parameters) -> Measurement:
         """Evaluate `parameters` on the whole batch; divergences are summed and averaged in float64.
@@ -201,7 +201,7 @@ class Turn:
     def _measure(self, parameters: Parameters) -> Measurement:
         policy, mask = self.learners.policy, self.batch.mask
         evaluation = policy.evaluate(parameters, self.batch)
-        law = evaluation.law.map(_double)
+        law = in_float64(evaluation.law)
         gain = self.objective.improvement(self, evaluation)
         anchors: dict[str, Tensor] = {}
         terms: dict[str, Tensor] = {}
@@ -213,7 +213,7 @@ class Turn:
                 change = terms[term.name] - self._before[term.name]
                 gain = gain - (term.weight.to(change) * change).to(gain)
         return Measurement(
-            divergence=masked_mean(policy.divergence(self.old.law.map(_double), law).sum(-1), mask),
+            divergence=masked_mean(policy.divergence(in_float64(self.old.law), law).sum(-1), mask),
             gain=gain,
             log_prob=evaluation.log_prob,
             entropy=None if evaluation.entropy is None else masked_mean(evaluation.entropy, mask),
@@ -227,8 +227,8 @@ class Turn:
     def against(self, term: Term, evaluation: Evaluation, reference: Parameters) -> Tensor:
         """The value of `term` for an evaluation of the whole batch, had it another reference: ``[R]`` float64."""
         (law,) = self.laws_of([reference], self.batch)
-        doubled = replace(evaluation, law=evaluation.law.map(_double))
-        return self._value(term, doubled, law.map(_double), self.old.log_prob, self.batch.mask)
+        doubled = replace(evaluation, law=in_float64(evaluation.law))
+        return self._value(term, doubled, in_float64(law), self.old.log_prob, self.batch.mask)
 
     def only(self, position: int) -> Turn:
         """The same turn for one of its rows."""
@@ -258,8 +258,8 @@ class Turn:
     def _measured(self, term: Term, reference: Any, parameters: Parameters, evaluation: Evaluation) -> Tensor:
         """The value of `term` for an evaluation of the whole batch, in float64."""
         if term.ball is not None:
-            reference = self._nearby(term, parameters, self.batch, evaluation, None).map(_double)
-        doubled = replace(evaluation, law=evaluation.law.map(_double))
+            reference = in_float64(self._nearby(term, parameters, self.batch, evaluation, None))
+        doubled = replace(evaluation, law=in_float64(evaluation.law))
         return self._value(term, doubled, reference, self.old.log_prob, self.batch.mask)
 
     def _nearby(
@@ -364,7 +364,3 @@ class Region(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`."""
         ...
-
-
-def _double(x: Tensor) -> Tensor:
-    return x.double() if x.is_floating_point() else x

@@ -5,7 +5,8 @@ Nothing here knows a name. Config models say what they are by class attributes, 
 - a region's: ``takes_own_step: bool``; ``refuses_objectives: Mapping[name, reason]``; ``only_objective: str``, with
   a gain of its own in place of that one's; ``requires: frozenset[str]`` (it may hang on the settings, and
   ``instead: str`` say which would need less, or something else); ``needs: frozenset[str]`` of
-  `marl_tr.region.needs.Need`; ``needs_anchor: bool``, of a regulariser; ``wants_cohort_advantage: bool``;
+  `marl_tr.region.needs.Need`; ``needs_anchor: bool``, of a regulariser; ``refuses_settings: Mapping[setting,
+  (value, reason)]`` of ``"agents.<field>"`` and ``"optimizer.<field>"``; ``wants_cohort_advantage: bool``;
 - an objective's: ``requires``, ``instead``; a schedule's: ``needs_own_parameters: bool``, ``requires``, ``instead``,
   ``needs_bounds: bool``, ``needs_scope: str`` (of every agent's ``scope``), ``needs_own_step: bool`` (of every region),
   ``wants_shared_reward: bool``;
@@ -40,6 +41,7 @@ def cross_checks(document: Document, checked: Validated) -> list[Problem]:
     return [
         *_step(document, checked),
         *_objective(document, checked),
+        *_settings(document, checked),
         *_sharing(document, checked),
         *_budget(document, checked),
         *_scope(document, checked),
@@ -114,6 +116,13 @@ class _Entry:
         source = self.own if self.owns(section) else self.document.data
         return str(source[section]["kind"])
 
+    def setting(self, section: str, field: str) -> Any:
+        """A field of the agents, defaults included, or of the optimizer, as it is written; None where there is none."""
+        if section == "agents":
+            return getattr(self.checked.configs.get(self.path), field, None)
+        given = (self.own if self.owns(section) else self.document.data).get(section)
+        return given.get(field) if isinstance(given, dict) else None
+
     @property
     def capabilities(self) -> frozenset[str] | None:
         """What the agents can say of themselves; None where their kind does not declare it."""
@@ -173,6 +182,21 @@ def _objective(document: Document, checked: Validated) -> list[Problem]:
         cure = ", in an 'objective' beside it" if section == "region" else ""
         message = f"region {entry.kind('region')!r} cannot work with objective {objective!r}: {reason}{cure}"
         problems.append(document.problem((*entry.where(section), "kind"), message))
+    return problems
+
+
+def _settings(document: Document, checked: Validated) -> list[Problem]:
+    """Single settings of agents and optimizers that a region cannot work with."""
+    problems = []
+    for entry in _entries(document, checked):
+        refused = getattr(entry.config("region"), "refuses_settings", {})
+        where = {"agents": entry.path, "optimizer": entry.where("optimizer")}
+        for setting, (value, reason) in refused.items():
+            section, _, field = setting.partition(".")
+            if entry.setting(section, field) == value:
+                shown = str(value).lower() if isinstance(value, bool) else value
+                message = f"region {entry.kind('region')!r} cannot work with '{field}: {shown}': {reason}"
+                problems.append(document.problem((*where[section], field), message))
     return problems
 
 

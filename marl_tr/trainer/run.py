@@ -216,6 +216,7 @@ class Run:
         self._reported = dict(self._seconds)
         between = {
             "perf/wall_clock": time.perf_counter() - self._started,
+            "perf/from_step": float(self._resumed_at or 0),
             "perf/evaluate_s": spent["evaluate"],
             "perf/log_s": spent["log"] + spent["checkpoint"] + spent["figures"],
         }

@@ -48,10 +48,12 @@ def write_run(
     values: Sequence[float],
     *,
     clock: Sequence[float] | None = None,
+    began: Sequence[int] | None = None,
     finished: bool = True,
     head: str = "# marl-tr 0",
 ) -> Path:
-    """A run that scored `values` at evaluations 100 steps apart; seconds at the end of each stretch between them."""
+    """A run that scored `values` at evaluations 100 steps apart; `clock` and `began` are the seconds at the end of each
+    stretch between them and the step at which its process began."""
     folder = runs_dir(out) / cell.task / cell.variant / f"20260101T000000Z-seed{seed}"
     (folder / "checkpoints").mkdir(parents=True)
     data = cell.run_scenario(runs_dir=runs_dir(out)) | {"seed": seed}
@@ -61,7 +63,10 @@ def write_run(
         step, last = 100 * index, finished and index == len(values) - 1
         if index:
             wall = 10.0 * index if clock is None else clock[index - 1]
-            lines.append({"step": step, "phase": "train", "scalars": {"perf/wall_clock": wall}})
+            scalars = {"perf/wall_clock": wall}
+            if began is not None:
+                scalars["perf/from_step"] = float(began[index - 1])
+            lines.append({"step": step, "phase": "train", "scalars": scalars})
         lines.append({"step": step, "phase": "final" if last else "eval", "scalars": {tag: value}})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "checkpoints" / f"step_{100 * (len(values) - 1):012d}.safetensors").touch()

@@ -101,7 +101,7 @@ def test_a_variant_that_fails_is_told_and_the_others_go_on(
     assert "warning: pole: variants differ in env.id" in told
     assert "pole/broken seed 3: failed (exit 1): " in told
     assert "log: here/logs/pole/broken-seed3.log" in told
-    assert "1 runs are not finished: pole/broken seed 3" in told
+    assert "\n1 run is not finished: pole/broken seed 3\n" in told
     assert "no such simulator" in Path("here/logs/pole/broken-seed3.log").read_text()
     report = json.loads(Path("here/compare.json").read_text())
     assert list(report["tasks"]["pole"]["variants"]) == ["wide"]

@@ -11,7 +11,7 @@ import pytest
 from sweeps import SWEEP, write_run, write_sweep
 
 from marl_tr.analysis.curves import CurveError
-from marl_tr.comparison.compare import compare
+from marl_tr.comparison.compare import NoComparison, compare
 from marl_tr.comparison.report import markdown, marl_eval
 from marl_tr.comparison.runs import ChangedSettings, clock, find_runs
 from marl_tr.comparison.summary import summarise
@@ -157,6 +157,15 @@ def test_a_run_of_several_processes_has_the_time_of_all(tmp_path: Path) -> None:
     assert clock(folder) == ([(100, 10.0), (200, 14.0), (300, 19.0)], 2)
 
 
+def test_a_process_that_soon_stopped_counts_too(tmp_path: Path) -> None:
+    """Its clock is behind the next one's all along: that it began elsewhere tells them apart."""
+    cell = load_sweep(write_sweep(tmp_path)).cells[0]
+    folder = write_run(cell, 1, tmp_path / "out", [0, 1, 2, 3], clock=[2.0, 5.0, 9.0], began=[0, 100, 100])
+    assert clock(folder) == ([(100, 2.0), (200, 7.0), (300, 11.0)], 2)
+    older = write_run(cell, 2, tmp_path / "out", [0, 1, 2, 3], clock=[2.0, 5.0, 9.0])
+    assert clock(older) == ([(100, 2.0), (200, 5.0), (300, 9.0)], 1)
+
+
 def test_runs_are_written_in_the_shape_of_marl_eval(tmp_path: Path) -> None:
     sweep, out = sweep_with_runs(tmp_path)
     data = marl_eval(sweep, find_runs(sweep, out))
@@ -202,7 +211,16 @@ def test_a_score_that_runs_do_not_have_is_told_with_the_nearest(tmp_path: Path) 
         compare(sweep, out, report_only=True)
 
 
+def test_a_report_on_a_folder_without_runs_makes_none_and_says_what_was_meant(tmp_path: Path) -> None:
+    sweep, out = sweep_with_runs(tmp_path)
+    with pytest.raises(NoComparison, match=r"no folder .*oat.runs; did you mean .*out\?") as caught:
+        compare(sweep, tmp_path / "oat", report_only=True)
+    assert str(out) in str(caught.value)
+    assert not (tmp_path / "oat").exists()
+
+
 def test_nothing_finished_is_nothing_to_report(tmp_path: Path) -> None:
     sweep, said = load_sweep(write_sweep(tmp_path)), []
+    write_run(sweep.cells[0], 1, tmp_path / "out", [0, 1], finished=False)
     assert compare(sweep, tmp_path / "out", report_only=True, say=said.append).summary is None
     assert said == ["no run is finished: there is nothing to report"]

@@ -208,7 +208,7 @@ def test_no_adversarial_update_leaves_the_bound_to_a_frozen_anchor(name: str, ki
     settings = {"subsample": 1.0, "damping": 1e-3, "bound": 0.01} if name == "trpo" else {}
     region = make_region(name, optimizer=optimizer, **settings)
     reached = 0.0
-    for update in range(25):
+    for update in range(12):
         advantage = 10.0 * torch.randn(batch.mask.shape, generator=noise)
         turn = make_turn(policy, batch, learners=learners, advantage=advantage, seed=update)
         Guard(lambda line: None).accept(region, turn, region.propose(turn))

@@ -128,24 +128,24 @@ def test_wanted_ratios_are_one_on_average_with_the_consistent_head_alone(
     mu_temp: str, scale: float, mean: float
 ) -> None:
     """Values with an exponential law, at its quantiles; the official code's head misses by up to 8 percent."""
-    count = 2000
+    count = 500
     values = -scale * torch.log1p(-(torch.arange(count) + 0.5) / count)
     region = make_region("bpo", mu_temp=mu_temp)
     samples = rollout_of(values.unsqueeze(0))
-    head = fitted(region, samples, steps=150, rate=0.03)
+    head = fitted(region, samples, steps=80, rate=0.05)
     with torch.no_grad():
         wanted = bounded_target(values - head(samples.batch)[0, 0], low=0.3, high=0.3, temperature=1e-3)
     assert float(wanted.mean()) == pytest.approx(mean, abs=3e-3)
 
 
 def test_with_unlike_bounds_the_consistent_head_takes_another_quantile() -> None:
-    count = 2000
+    count = 500
     values = -torch.log1p(-(torch.arange(count) + 0.5) / count)
     samples = rollout_of(values.unsqueeze(0))
     found = {}
     for mu_temp in ("code", "consistent"):
         region = make_region("bpo", mu_temp=mu_temp, epsilon=0.2, epsilon_high=0.5, temperature=0.01)
-        head = fitted(region, samples, steps=150, rate=0.03)
+        head = fitted(region, samples, steps=80, rate=0.05)
         with torch.no_grad():
             wanted = bounded_target(values - head(samples.batch)[0, 0], low=0.2, high=0.5, temperature=0.01)
         found[mu_temp] = float(wanted.mean())
@@ -160,7 +160,7 @@ def test_the_head_knows_the_observation_and_each_learner_has_its_own() -> None:
     observation = 50 + 10 * side.unsqueeze(-1).expand(2, count, FEATURES)
     spread = torch.rand(2, count, generator=noise) ** 3
     raw = 100 * (torch.tensor([[1.0], [-2.0]]) * side + spread)
-    head = fitted(make_region("bpo"), rollout_of(raw, observation), steps=300, rate=0.02)
+    head = fitted(make_region("bpo"), rollout_of(raw, observation), steps=150, rate=0.04)
     said = head(rollout_of(raw, observation).batch)[:, 0].detach()
     for row in range(2):
         for value in (-1, 1):

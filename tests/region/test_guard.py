@@ -22,7 +22,8 @@ from learning_examples import (
 from torch import Tensor
 
 from marl_tr.policy import Parameters
-from marl_tr.region.guard import OWN, OWN_TOLERANCE, Guard, UpdateReport
+from marl_tr.region.guard import Guard, UpdateReport
+from marl_tr.region.own_limit import OWN, OWN_TOLERANCE, own_slack
 from marl_tr.region.turn import Candidate, Learners, Turn
 from marl_tr.scenario.schema import OptimizerSection
 
@@ -147,8 +148,18 @@ def test_a_regions_own_hard_limit_is_kept_and_written_down() -> None:
     for line, value in zip(own, largest, strict=True):
         assert (line["guarantee"], line["bound"], line["limit"], line["before"]) == ("hard", 0.01, 0.01, 0.0)
         assert line["proposed"] > 0.01
-        assert 0.002 < value <= 0.01 + OWN_TOLERANCE
+        assert 0.002 < value <= 0.01 + own_slack(0.01)
         assert line["accepted"] == pytest.approx(value, rel=1e-3)
+
+
+@pytest.mark.parametrize("limit", [1e-3, 1.0, 30.0])
+def test_a_regions_own_limit_may_be_exceeded_by_a_share_of_it(limit: float) -> None:
+    """Not by a number in nobody's unit: of a limit of 1e-3, 1e-5 would be a percent."""
+    assert own_slack(limit) == pytest.approx(limit * OWN_TOLERANCE)
+
+
+def test_a_regions_own_limit_of_zero_leaves_room_for_rounding() -> None:
+    assert 0 < own_slack(0.0) <= 1e-9
 
 
 def test_where_a_regions_own_limit_holds_nowhere_the_row_is_rejected() -> None:

@@ -107,6 +107,27 @@ def test_the_command_says_so_and_ends_with_2(region: str, tmp_path: Path, capsys
     assert f"region {region!r} compares episodes" in said
 
 
+@pytest.mark.parametrize(
+    ("agents", "optimizer", "path", "line"),
+    [
+        ("{kind: gaussian, network: gru}", "{}", "agents.network", 3),
+        ("{kind: matr}", "{}", "agents.network", 3),  # 'gru' is what it has by default
+        ("{kind: gaussian, normalise_observation: true}", "{}", "agents.normalise_observation", 3),
+        ("{kind: gaussian, hidden: [8, 8]}", "{kind: muon}", "optimizer.kind", 7),
+    ],
+)
+def test_settings_that_a_region_cannot_work_with_are_refused_in_their_line(
+    agents: str, optimizer: str, path: str, line: int, problems: Load
+) -> None:
+    text = CARTPOLE.format(region="trpl").replace("optimizer: {}", f"optimizer: {optimizer}")
+    text = text.replace("{kind: gaussian, hidden: [8]}", agents).replace("CartPole-v1", "Pendulum-v1")
+    text = text.replace("kind: matr", "kind: matr, law: gaussian")
+    (found,) = problems(text)
+    assert (found.path, found.line) == (path, line)
+    assert f"region 'trpl' cannot work with '{path.split('.')[1]}: " in found.message
+    assert problems(text.replace("kind: trpl", "kind: ppo_clip")) == []
+
+
 @pytest.mark.parametrize("region", sorted(set(WHOLE) - set(COMPARING)))
 def test_whole_trajectories_need_no_cohorts(region: str, problems: Load) -> None:
     assert problems(CARTPOLE.format(region=region)) == []

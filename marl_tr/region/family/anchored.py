@@ -35,8 +35,8 @@ class Anchored:
     Whoever evaluates parameters without anchors gets the network's own law.
 
     Args:
-        policy: With ``law`` and ``judge`` (see `marl_tr.agents.gaussian.agent.ExplicitPolicy`) and no memory; its
-            module gets the anchors.
+        policy: With ``law``, ``judge`` and ``choose`` (see `marl_tr.agents.gaussian.agent.ExplicitPolicy`) and no
+            memory; its module gets the anchors.
         projection: ``P``.
         depth: ``D``.
     """
@@ -58,8 +58,9 @@ class Anchored:
         self.module.register_parameter(_RADIUS, radius)
 
     def initial_memory(self, trajectories: int) -> Tensor | None:
-        """None: it remembers nothing."""
-        return None
+        """The policy's: None, it remembers nothing."""
+        memory: Tensor | None = self.policy.initial_memory(trajectories)
+        return memory
 
     @torch.no_grad()
     def act(
@@ -76,9 +77,8 @@ class Anchored:
         true = torch.ones(first.shape[:3], dtype=torch.bool, device=first.device)
         batch = PolicyBatch(observation=now, record={}, memory=None, starts=~true, mask=true)
         law = self.law(dict(self.module.named_parameters()), batch)
-        raw = law.mode() if mode else law.sample(generator)
-        record = {leaf: x[:, 0] for leaf, x in raw.items()}
-        return Action(env=self.policy.head.env_action(record), record=record, memory=None)
+        action: Action = self.policy.choose(law, None, generator, mode=mode)
+        return action
 
     def evaluate(self, parameters: Parameters, batch: PolicyBatch) -> Evaluation:
         """See `marl_tr.policy.Policy`: of the projected law."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from marl_tr.policy import Capability, Parameters, masked_mean
+from marl_tr.policy import Capability, Parameters, in_float64, masked_mean
 from marl_tr.region.family.core_config import FixpoConfig
 from marl_tr.region.gradient import Update
 from marl_tr.region.needs import Need
@@ -140,8 +140,8 @@ class Fixpo(ReshapedGain):
     def _divergence(self, update: Update, part: Samples) -> Tensor:
         """KL(old || new) of each decision, ``[R, T, N]`` float64; differentiable."""
         policy = update.turn.learners.policy
-        new = policy.evaluate(update.parameters, part.batch).law.map(_double)
-        return policy.divergence(part.law.map(_double), new).sum(-1)
+        new = in_float64(policy.evaluate(update.parameters, part.batch).law)
+        return policy.divergence(in_float64(part.law), new).sum(-1)
 
     def _chunks(self, samples: Samples) -> Iterator[Samples]:
         steps, count = samples.advantage.shape[1:]
@@ -212,7 +212,7 @@ def longest_within(within: Callable[[float], bool], *, halvings: int = _HALVINGS
 @torch.no_grad()
 def largest_divergence(turn: Turn, measured: Measurement) -> Tensor:
     """The largest KL(old || new) of a decision of the whole batch, summed over its chain: ``[R]`` float64."""
-    old, new = turn.old.law.map(_double), measured.evaluation.law.map(_double)
+    old, new = in_float64(turn.old.law), in_float64(measured.evaluation.law)
     return largest(turn.learners.policy.divergence(old, new).sum(-1, keepdim=True), turn.batch.mask)
 
 
@@ -227,7 +227,3 @@ def _with_row(x: Tensor, k: int, row: Tensor) -> Tensor:
 
 def _with_item(items: list[Any], k: int, item: Any) -> list[Any]:
     return [*items[:k], item, *items[k + 1 :]]
-
-
-def _double(x: Tensor) -> Tensor:
-    return x.double() if x.is_floating_point() else x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -19,6 +20,14 @@ class TrplConfig(ReshapedConfig):
     guarantee: ClassVar[str] = "hard"
     requires: ClassVar[frozenset[str]] = frozenset({"log_prob", "kl", "gaussian"})
     needs: ClassVar[frozenset[str]] = frozenset({"old_law"})
+    refuses_settings: ClassVar[Mapping[str, tuple[object, str]]] = {
+        "agents.network": ("gru", "earlier networks would need memories of their own; use 'mlp'"),
+        "agents.normalise_observation": (
+            True,
+            "statistics of inputs would change earlier networks; leave it out",
+        ),
+        "optimizer.kind": ("muon", "it would move the anchors; use 'adam'"),
+    }
 
     projection: Literal["kl", "w2", "frobenius"] = Field(
         default="kl",

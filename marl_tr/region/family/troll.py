@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot
 from marl_tr.errors import UserError
 from marl_tr.nn.discrete import Categorical, MultiCategorical
 from marl_tr.nn.distributions import ProductLaw
-from marl_tr.policy import Capability, Parameters, Policy
+from marl_tr.policy import Capability, Parameters, Policy, in_float64
 from marl_tr.region.family.projected import Projected, ProjectedGain
 from marl_tr.region.family.projection_config import TrollConfig
 from marl_tr.region.family.projections import choices_kl, project_choices
@@ -81,7 +81,7 @@ class Troll(ProjectedGain):
 
     def reach(self, turn: Turn, measured: Measurement) -> Reach:
         """The largest KL(new || old) of a decision of the batch, of the law that acts."""
-        kl = turn.learners.policy.divergence(_double(measured.evaluation.law), _double(turn.old.law)).sum(-1)
+        kl = turn.learners.policy.divergence(in_float64(measured.evaluation.law), in_float64(turn.old.law)).sum(-1)
         far = torch.where(turn.batch.mask, kl, 0).flatten(1).amax(-1)
         return Reach("largest KL(new||old)", far, self._epsilon)
 
@@ -147,7 +147,3 @@ def _taken(law: ProductLaw, record: Mapping[str, Tensor]) -> list[Tensor]:
         raw = record[name].long()
         found += list(raw.unbind(-1)) if isinstance(leaf, MultiCategorical) else [raw]
     return found
-
-
-def _double(law: Any) -> Any:
-    return law.map(lambda x: x.double() if x.is_floating_point() else x)

@@ -75,18 +75,17 @@ class Trpl(ProjectedGain):
         if not hasattr(policy, "head"):
             # A flow acts by its own law, which the Guard holds to the limit.
             return policy
-        for wrong, what in (
-            (policy.recurrent, "network 'gru': earlier networks would need memories of their own; use 'mlp'"),
-            (
-                policy.observes,
-                "normalise_observation: statistics of inputs would change earlier networks; leave it out",
-            ),
-            (getattr(policy, "scope", "own") == "joint", "scope 'joint'; use scope 'own'"),
+        # The same as the settings' `refuses_settings`, for policies that no scenario describes.
+        for wrong, setting in (
+            (policy.recurrent, "agents.network"),
+            (policy.observes, "agents.normalise_observation"),
+            (self.optimizer.kind == "muon", "optimizer.kind"),
         ):
             if wrong:
-                raise UserError(f"region 'trpl' cannot serve agents with {what}")
-        if self.optimizer.kind == "muon":
-            raise UserError("region 'trpl' cannot work with optimizer 'muon', which would move its anchors; use 'adam'")
+                value, reason = TrplConfig.refuses_settings[setting]
+                raise UserError(f"region 'trpl' cannot work with {setting} {value!r}: {reason}")
+        if getattr(policy, "scope", "own") == "joint":
+            raise UserError("region 'trpl' cannot serve agents with scope 'joint'; use scope 'own'")
         return Anchored(policy, self.projection, depth=self._depth)
 
     def prepare(self, update: Update) -> None:
