@@ -162,9 +162,13 @@ def cell(rows: list[dict[str, Any]]) -> dict[str, Any]:
     ends = [row["looks"][-1] if "looks" in row else row for row in rows]
     for way in ("mode", "drawn"):
         found[way] = over_seeds(end[way]["return"] for end in ends)
+    # Whole rollouts: a few more than were asked for.
+    found["played"] = [row["curve"]["step"][-1] if "curve" in row else row["steps"] for row in rows]
     for clock in ("wall_s", "cpu_s"):
         found[clock] = [row[clock] for row in rows]
-        found[f"steps_per_{clock}"] = [round(found["steps"] / row[clock], 1) for row in rows]
+        found[f"steps_per_{clock}"] = [
+            round(played / row[clock], 1) for played, row in zip(found["played"], rows, strict=True)
+        ]
     found["versions"] = rows[0].get("versions", "this package's constraints.txt")
     return found
 
