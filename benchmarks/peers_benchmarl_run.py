@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import sys
 import tempfile
 from typing import Any
@@ -47,8 +48,9 @@ class Reported(Callback):
 
 
 def main() -> None:
-    # What the library prints is for people.
-    answers, sys.stdout = sys.stdout, sys.stderr
+    # What the libraries print, loggers that hold on to standard output among them, is for people.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     job = json.loads(sys.stdin.readline())
     torch.set_num_threads(1)
     turns = Turns(sys.stdin, answers)
