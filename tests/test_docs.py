@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import re
 import shlex
-import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
