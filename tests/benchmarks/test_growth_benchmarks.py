@@ -135,6 +135,7 @@ def test_points_are_kept_and_not_measured_again(
     found["points"][kept]["us_per_step"]["total"] = 12345.0
     del found["points"][lost]
     out.write_text(json.dumps(found))
+    monkeypatch.setattr(costs, "draw", lambda found, path: None)  # once is enough
     costs.main()
     measured = [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if " us; " in line]
     assert measured == ["MLP MAPPO, users 10"]
