@@ -11,7 +11,8 @@ from marl_tr.trainer.api import run
 from marl_tr.vector.check import check_env
 
 SCENARIO = Path(__file__).parents[1] / "new_environment.yaml"
-FEW = ["env.num_envs=2", "trainer.total_steps=60", "trainer.rollout_steps=30", "evaluation.final_episodes=4"]
+FEW = ["env.num_envs=2", "trainer.total_steps=60", "trainer.rollout_steps=30"]
+FEW += ["evaluation.episodes=4", "evaluation.final_episodes=4"]
 
 
 def test_check_env_finds_nothing_to_mend() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import math
+import operator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -88,33 +90,55 @@ def test_teams_that_share_and_other_sharing_change_the_number_of_learners(costs:
     assert kinds == {"GA-MATR": ["none", "all"], "MLP MAPPO": ["all", "none"]}
 
 
-def test_the_whole_benchmark_keeps_its_points_and_goes_on_with_them(
+def test_a_point_is_measured_in_a_fork_with_its_parts_and_memory(costs: ModuleType, growth: ModuleType) -> None:
+    point = {"configuration": "MLP MAPPO", **TINY, "sharing": "none"}
+    row = growth.in_fork(functools.partial(costs.measure, iterations=2), point)
+    us = row["us_per_step"]
+    assert us["total"] == pytest.approx(sum(us[part] for part in costs.PARTS))
+    assert min(us.values()) > 0
+    assert us["total"] * TINY["envs"] * TINY["steps"] == pytest.approx(1e6 * min(row["seconds"]))
+    assert len(row["seconds"]) == row["learners"] == 2
+    assert row["peak_rss_mib"] >= row["rss_before_mib"] > 20
+
+
+def test_what_fails_in_a_fork_fails_here(growth: ModuleType) -> None:
+    with pytest.raises(KeyError, match="uavs"):
+        growth.in_fork(operator.itemgetter("uavs"), {})
+
+
+def test_points_are_kept_and_not_measured_again(
     costs: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(costs, "BASE", TINY)
-    axes = {"UAVs": ("uavs", {}, [2, 3]), "UAVs, other sharing": ("uavs", costs.OTHER_SHARING, [2, 3])}
-    monkeypatch.setattr(costs, "AXES", axes)
+    """With costs of known growth in place of measured ones: 3 uavs^2 envs^-0.5 us, and 5 MiB an UAV."""
+
+    def known(measure: object, point: dict[str, Any]) -> dict[str, Any]:
+        total = 3.0 * point["uavs"] ** 2 * point["envs"] ** -0.5
+        parts = dict.fromkeys(costs.PARTS, total / 4)
+        return {"us_per_step": {**parts, "total": total}, "memory_mib": 5.0 * point["uavs"]}
+
+    monkeypatch.setattr(costs, "in_fork", known)
+    monkeypatch.setattr(costs, "rehearse", lambda configuration: None)
     out, figure = tmp_path / "costs.json", tmp_path / "costs.png"
-    arguments = ["cost_growth.py", "--iterations", "1", "--out", str(out), "--figure", str(figure)]
-    monkeypatch.setattr("sys.argv", arguments)
+    monkeypatch.setattr("sys.argv", ["cost_growth.py", "--out", str(out), "--figure", str(figure)])
     costs.main()
-    assert "MLP MAPPO, UAVs 3: act" in capsys.readouterr().out
+    told = capsys.readouterr().out
     found = json.loads(out.read_text())
-    assert len(found["points"]) == 8
-    for row in found["points"].values():
-        us = row["us_per_step"]
-        assert us["total"] == pytest.approx(sum(us[part] for part in costs.PARTS))
-        assert min(us.values()) > 0
-        assert row["peak_rss_mib"] > row["rss_before_mib"] > 20
-    assert found["fits"]["GA-MATR"]["UAVs"]["laws"]["learn"]["last"] == 3
+    laws = {axis: found["fits"]["GA-MATR"][axis]["laws"] for axis in costs.AXES}
+    assert laws["UAVs"]["learn"]["exponent"] == pytest.approx(2)
+    assert (laws["UAVs"]["learn"]["first"], laws["UAVs"]["learn"]["last"]) == (2, 8)
+    assert laws["UAVs"]["memory"]["exponent"] == pytest.approx(1)
+    assert laws["environments"]["total"]["exponent"] == pytest.approx(-0.5)
+    assert laws["width"]["total"]["exponent"] == pytest.approx(0)
+    assert "| GA-MATR | UAVs, 2 to 8 | 2.00 ± 0.00 |" in told
     assert figure.stat().st_size > 10_000
-    kept, lost = (costs.key(costs.points(name, "UAVs")[1]) for name in costs.SCENARIOS)
+    kept, lost = (costs.key(costs.points(name, "users")[0]) for name in costs.SCENARIOS)
     found["points"][kept]["us_per_step"]["total"] = 12345.0
     del found["points"][lost]
     out.write_text(json.dumps(found))
+    monkeypatch.setattr(costs, "draw", lambda found, path: None)  # once is enough
     costs.main()
-    told = capsys.readouterr().out
-    again = json.loads(out.read_text())
-    assert len(again["points"]) == 8
-    assert again["points"][kept]["us_per_step"]["total"] == 12345.0
-    assert [line.split(":")[0] for line in told.splitlines() if " us; " in line] == ["MLP MAPPO, UAVs 3"]
+    measured = [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if " us; " in line]
+    assert measured == ["MLP MAPPO, users 10"]
+    again = json.loads(out.read_text())["points"]
+    assert again[kept]["us_per_step"]["total"] == 12345.0
+    assert again[lost]["us_per_step"]["total"] < 12345.0

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from marl_tr.cli import main
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "harbour"
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -36,18 +38,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def marl_tr(site: Path, tmp_path: Path) -> Run:
-    """``marl_tr("envs")`` in an empty folder."""
+def marl_tr(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """``marl_tr("envs")`` in an empty folder, in this process: that another one finds the package as well, the run that
+    is interrupted shows."""
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "marl_tr", *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(site)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        capsys.readouterr()
+        code = main([*arguments])
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, said.out, said.err)
 
     return call
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+
+from marl_tr.cli import main
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -57,16 +56,14 @@ def test_the_slope_is_the_advantage_at_ratio_one_and_fades_out_on_both_sides(adv
     assert sizes[0] < sizes[1] < sizes[2] > sizes[3] > sizes[4]
 
 
-def test_a_scenario_names_it_and_it_learns(tmp_path: Path) -> None:
-    command = [
-        *(sys.executable, "-m", "marl_tr", "run", "cartpole", "preset=mappo", "region.kind=sapo:SAPO"),
-        *("region.temperature_down=2.0", "trainer.total_steps=2048", "trainer.rollout_steps=64"),
-        *("evaluation.final_episodes=2", "evaluation.every=0", "evaluation.media=false"),
-        f"trainer.runs_dir={tmp_path}",
-    ]
-    environment = os.environ | {"PYTHONPATH": str(EXAMPLES)}
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert ended.returncode == 0, ended.stderr
+RUN = ["run", "cartpole", "preset=mappo", "region.kind=sapo:SAPO"]
+
+
+def test_a_scenario_names_it_and_it_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    few = ["trainer.total_steps=2048", "trainer.rollout_steps=64", f"trainer.runs_dir={tmp_path}"]
+    quick = ["evaluation.final_episodes=2", "evaluation.every=0", "evaluation.media=false"]
+    assert main([*RUN, "region.temperature_down=2.0", *few, *quick]) == 0
     (run,) = (tmp_path / "cartpole").iterdir()
     updates = [json.loads(line) for line in (run / "audit.jsonl").read_text("utf-8").splitlines()]
     of_policies = [line for line in updates if line["learner"] != "critic"]
@@ -76,11 +73,10 @@ def test_a_scenario_names_it_and_it_learns(tmp_path: Path) -> None:
     assert any(tag.startswith("region/reach/") for tag in last)
 
 
-def test_a_setting_that_it_does_not_have_is_refused_where_it_stands(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "marl_tr", "run", "cartpole", "preset=mappo", "region.kind=sapo:SAPO"]
-    environment = os.environ | {"PYTHONPATH": str(EXAMPLES)}
-    ended = subprocess.run(
-        [*command, "region.temperature=2"], capture_output=True, text=True, env=environment, check=False, cwd=tmp_path
-    )
-    assert ended.returncode == 2
-    assert "region.temperature" in ended.stderr
+def test_a_setting_that_it_does_not_have_is_refused_where_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.chdir(tmp_path)
+    assert main([*RUN, "region.temperature=2"]) == 2
+    assert "region.temperature" in capsys.readouterr().err
