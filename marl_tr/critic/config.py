@@ -39,7 +39,7 @@ class TrustRegionFitConfig(Strict):
     iterations: int = Field(default=10, ge=1, le=1000, description="Products of conjugate gradients a step.")
     damping: float = Field(default=0.01, ge=0, description="Added to the Gauss-Newton matrix inside the solve only.")
     tolerance: float = Field(default=1e-10, ge=0, description="Squared residual, relative, at which CG stops.")
-    max_backtracks: int = Field(default=10, ge=0, le=100, description="Halvings of a step at most.")
+    max_backtracks: int = Field(default=10, ge=0, le=100, description="Shortenings of a step at most.")
     subsample: float = Field(
         default=0.1, gt=0, le=1, description="Share of the windows that the products see; at least one."
     )

@@ -60,7 +60,12 @@ class NaturalStepConfig(Strict):
     iterations: int = Field(default=10, ge=1, le=1000, description="Products of conjugate gradients at most.")
     damping: float = Field(default=0.1, ge=0, description="Added to the Fisher matrix inside the solve only.")
     tolerance: float = Field(default=1e-10, ge=0, description="Squared residual, relative, at which CG stops.")
-    backtrack: float = Field(default=0.8, gt=0, lt=1, description="Factor of a shorter step.")
+    backtrack: float = Field(
+        default=0.8,
+        gt=0,
+        lt=1,
+        description="Factor of a step that kept the bound and gained too little; one beyond it is cut to just inside.",
+    )
     max_backtracks: int = Field(default=10, ge=0, le=100, description="How often the step is shortened.")
     subsample: float = Field(
         default=0.25,

@@ -32,6 +32,11 @@ Matvec = Callable[[Tensor], Tensor]
 # Below this, x . F x is rounding error of the products and the step length would be noise.
 _LEAST_CURVATURE = 1e-12
 
+# Of the length at which a parabola meets the bound: what the divergence is not quite a parabola by.
+_INSIDE = 0.99
+# Far out divergences grow faster than a parabola, which would then shorten a step too much.
+_LEAST_FACTOR = 0.1
+
 
 class NotPositiveDefinite(ArithmeticError):
     """A product ``v . A v`` was not positive (or not a number), so the solve has no meaning."""
@@ -111,8 +116,10 @@ def natural_step(
     """The longest step along ``(F + damping I)^-1 gradient`` that `accept` takes.
 
     The first trial has length ``sqrt(2 bound / (x . F x))`` with the *undamped* ``F``: the quadratic model of
-    the divergence is then exactly `bound`, whatever the damping. Trial ``j`` is ``backtrack ** j`` times as
-    long. Nothing is raised for a bad gradient or matrix: the result carries the reason and no step.
+    the divergence is then exactly `bound`, whatever the damping. A trial beyond the bound is followed by one that is
+    just inside of it on the parabola through the divergence that was measured, any other that was not accepted by one
+    ``backtrack`` times as long. Nothing is raised for a bad gradient or matrix: the result carries the reason and no
+    step.
 
     Args:
         matvec: ``v -> F v``, ``[P]``, undamped, positive semi-definite.
@@ -122,7 +129,7 @@ def natural_step(
         iterations: Products of the solve at most.
         tolerance: Squared relative residual at which the solve stops.
         accept: Tries the change ``[P]`` of the parameters; it must leave them as they were.
-        backtrack: Factor of the next trial, in (0, 1).
+        backtrack: Factor of the next trial where the bound was kept, in (0, 1).
         max_backtracks: How often the step is shortened; trials are one more.
         cap: Longest multiple of ``x``; 1 never goes beyond the full Gauss-Newton step. None: no limit.
 
@@ -147,7 +154,7 @@ def natural_step(
     length = math.sqrt(2 * bound / curvature)
     if cap is not None:
         length = min(length, cap)
-    return _line_search(x, gradient, length, accept, backtrack, max_backtracks, solve)
+    return _line_search(x, gradient, length, bound, accept, backtrack, max_backtracks, solve)
 
 
 def conjugate_gradient(
@@ -276,14 +283,15 @@ def _line_search(
     x: Tensor,
     gradient: Tensor,
     length: float,
+    bound: float,
     accept: Callable[[Tensor], Trial],
     backtrack: float,
     max_backtracks: int,
     solve: ConjugateGradientResult,
 ) -> NaturalStepResult:
     slope = float(gradient @ x)
+    multiple = length
     for shortened in range(max_backtracks + 1):
-        multiple = length * backtrack**shortened
         step = multiple * x
         trial = accept(step)
         # A caller's comparison with NaN could go either way; no step rests on it.
@@ -300,6 +308,8 @@ def _line_search(
                 cg_iterations=solve.iterations,
                 reason="accepted" if taken else f"no trial of {max_backtracks + 1} was accepted",
             )
+        beyond = bound < trial.divergence < math.inf
+        multiple *= max(_LEAST_FACTOR, _INSIDE * math.sqrt(bound / trial.divergence)) if beyond else backtrack
     raise ValueError(f"max_backtracks must be 0 or more, not {max_backtracks}")
 
 

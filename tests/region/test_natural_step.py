@@ -124,12 +124,27 @@ def test_backtracking_shortens_until_the_trial_is_accepted() -> None:
     assert result.expected_gain == pytest.approx(result.gain)
 
 
+@pytest.mark.parametrize(("curvature", "trials"), [(1.0, 1), (1.2, 2), (50.0, 2), (5000.0, 3)])
+def test_a_step_beyond_the_bound_is_followed_by_one_just_inside(curvature: float, trials: int) -> None:
+    """The divergence is a parabola, `curvature` times as steep as the matrix says."""
+    tried: list[float] = []
+
+    def accept(step: Tensor) -> Trial:
+        tried.append(curvature * float(step @ step) / 2)
+        return Trial(tried[-1] <= 0.01 * (1 + 1e-12), tried[-1], 1.0)
+
+    result = natural_step(matvec=lambda v: v, gradient=normal(4), bound=0.01, damping=0.0, accept=accept, backtrack=0.5)
+    assert result.accepted
+    assert len(tried) == trials
+    assert 0.98 * 0.01 <= tried[-1] <= 0.01 * (1 + 1e-12)
+
+
 def test_a_search_in_which_nothing_passes_gives_no_step_and_its_reason() -> None:
     tried: list[float] = []
 
     def refuse(step: Tensor) -> Trial:
         tried.append(float(step.norm()))
-        return Trial(False, 1.0, -1.0)
+        return Trial(False, 0.009, -1.0)
 
     result = natural_step(
         matvec=lambda v: v, gradient=normal(4), bound=0.01, damping=0.0, accept=refuse, max_backtracks=3
