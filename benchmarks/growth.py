@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,10 +92,12 @@ def peak_mib() -> float:
 def in_fork(measure: Callable[[dict[str, Any]], dict[str, Any]], point: dict[str, Any]) -> dict[str, Any]:
     """``measure(point)`` in a fork of this process: a peak of its own, and nothing to import again.
 
-    What `measure` raises is raised here.
+    Raises:
+        BrokenProcessPool: The process was ended from outside, for its memory for example.
+        Exception: What `measure` raises.
     """
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        return pool.apply(measure, (point,))
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
+        return pool.submit(measure, point).result()
 
 
 def in_subprocess(script: str, point: dict[str, Any], *arguments: str) -> dict[str, Any]:

@@ -7,6 +7,9 @@ import importlib
 import json
 import math
 import operator
+import os
+import signal
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -104,6 +107,16 @@ def test_a_point_is_measured_in_a_fork_with_its_parts_and_memory(costs: ModuleTy
 def test_what_fails_in_a_fork_fails_here(growth: ModuleType) -> None:
     with pytest.raises(KeyError, match="uavs"):
         growth.in_fork(operator.itemgetter("uavs"), {})
+
+
+def die(point: dict[str, Any]) -> dict[str, Any]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return point
+
+
+def test_a_fork_that_is_killed_is_an_error_and_no_endless_wait(growth: ModuleType) -> None:
+    with pytest.raises(BrokenProcessPool):
+        growth.in_fork(die, {})
 
 
 def test_points_are_kept_and_not_measured_again(
