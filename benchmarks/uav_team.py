@@ -31,7 +31,7 @@ from marl_tr.analysis.plots import Curve, learning_curve_figure, save_figure
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "uav_team.json"
 FIGURE = HERE.parent / "docs" / "img" / "uav_team_curve.png"
-LABELS = {"uav_team": "GA-MATR-style, sequential trpo", "uav_team_mappo": "MAPPO"}
+LABELS = {"uav_team": "GA-MATR-style", "uav_team_mappo": "MAPPO"}
 THRESHOLD = 0.718
 """k-means at full power, the specification's table 1.12 for U = 3."""
 

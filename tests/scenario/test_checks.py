@@ -155,7 +155,7 @@ def test_a_combination_that_a_preset_made_is_shown_at_the_preset(problems: Load)
     ],
 )
 def test_a_sequence_of_updates_on_selfish_rewards_is_warned_of(overrides: list[str], count: int) -> None:
-    warnings = scenario_warnings(load_scenario("uav_team", overrides))
+    warnings = scenario_warnings(load_scenario("uav_team_hatrpo", overrides))
     assert len(warnings) == count
     assert all("env: {reward: mean}" in warning for warning in warnings)
 
