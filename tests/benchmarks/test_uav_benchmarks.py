@@ -5,8 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+
+from marl_tr.envs.uav.search import Problem
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -44,3 +48,51 @@ def test_growth_is_fitted_and_points_are_measured(monkeypatch: pytest.MonkeyPatc
     assert row["environment_steps_per_s"] == pytest.approx(1e6 / row["us_per_environment_step"])
     assert row["ns_per_link"] == pytest.approx(1e3 * row["us_per_environment_step"] / 120)
     assert 20 < row["peak_rss_mib"] < 20_000
+
+
+def test_a_climb_up_the_slope_ends_at_the_top(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A paraboloid over places, and a best power, whose top is known."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    greedy = importlib.import_module("uav_greedy")
+
+    def utility(gain: Any, power_w: Any, position: Any, users: Any) -> Any:
+        return -1e-6 * np.square(position - [300.0, 650.0]).sum((1, 2)) - np.square(np.log(power_w / 0.04)).sum(1)
+
+    problem = Problem(
+        gain=lambda position, users: np.zeros((len(position), position.shape[1], users.shape[1])),
+        utility=utility,
+        low=np.zeros(2),
+        high=np.full(2, 1000.0),
+        least_w=1e-4,
+        most_w=0.1,
+    )
+    rng = np.random.default_rng(0)
+    users, position, power = rng.uniform(0, 1000, (5, 3, 2)), rng.uniform(0, 1000, (5, 2, 2)), np.full((5, 2), 0.1)
+    slope = greedy._slope(problem, users, position, power)
+    assert slope == pytest.approx(-2e-6 * (position - [300.0, 650.0]))
+    flown = {"slots": 100, "step": 20.0}
+    alone = greedy.climb_slope(problem, users, position, power, powers=False, **flown)
+    both = greedy.climb_slope(problem, users, position, power, powers=True, **flown)
+    assert alone == pytest.approx(np.full(5, -2 * np.log(0.1 / 0.04) ** 2), abs=1e-3)
+    # Powers go by factors of 1.25: the best of them is at most half of one away.
+    assert (both >= -2 * np.log(1.25**0.5) ** 2 - 1e-3).all()
+
+
+def test_slopes_are_climbed_from_both_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    greedy = importlib.import_module("uav_greedy")
+    out = tmp_path / "greedy.json"
+    monkeypatch.setattr(
+        "sys.argv", ["uav_greedy.py", "--scenes", "16", "--slots", "30", "--uavs", "2", "--out", str(out)]
+    )
+    greedy.main()
+    found = {label: row["mean"] for label, row in json.loads(out.read_text())["reward"]["2"].items()}
+    assert (
+        found["where episodes begin, full power"]
+        < found["up the slope, full power"]
+        < found["up the slope, powers too"]
+    )
+    assert found["k-means, full power"] < found["up the slope from k-means, full power"]
+    assert "| k-means, full power |" in capsys.readouterr().out
