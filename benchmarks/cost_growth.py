@@ -3,11 +3,10 @@
     python benchmarks/cost_growth.py
     python benchmarks/cost_growth.py --redraw
 
-Two configurations of the same task: GA-MATR (`uav_team`: entity encoders with parameters of their own, sequential
-natural steps, graph-recurrent critic in its trust region) and MAPPO of MLPs (`uav_team_mappo` on flat observations, one
-network for all, Adam). One size grows at a time, the others stay at `BASE`. "UAVs, other sharing" shares GA-MATR's
-parameters and gives MAPPO's UAVs their own; of "learners" 8 UAVs are 1 to 8 teams that share parameters. All learners
-of these two step at once.
+Two configurations of the same task: GA-MATR (`uav_team`: entity encoders, natural steps, graph-recurrent critic in its
+trust region) and MAPPO of MLPs (`uav_team_mappo` on flat observations, Adam), either with one network for all UAVs. One
+size grows at a time, the others stay at `BASE`. "UAVs, other sharing" gives the UAVs networks of their own; of
+"learners" 8 UAVs are 1 to 8 teams that share parameters. All learners step at once.
 
 Every point runs in a process of its own (forked from one that has imported everything, so not on Windows), on one
 thread: first episodes, one iteration that is not counted, and `--iterations` that are; the cheapest counts, as whatever
@@ -58,7 +57,7 @@ BASE: Point = {"uavs": 3, "users": 20, "envs": 32, "steps": 25, "teams": None, "
 PARTS = ("act", "env", "learn", "critic")
 _PAGE_MIB = 2**-8
 """A point that needs no more than the rehearsal did takes a page: powers are of positive numbers."""
-OTHER_SHARING = {"GA-MATR": "all", "MLP MAPPO": "none"}
+OTHER_SHARING = {"GA-MATR": "none", "MLP MAPPO": "none"}
 
 AXES: dict[str, tuple[str, dict[str, Any], list[int]]] = {
     "UAVs": ("uavs", {}, [2, 3, 4, 6, 8]),

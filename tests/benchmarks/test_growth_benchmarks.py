@@ -90,7 +90,7 @@ def test_teams_that_share_and_other_sharing_change_the_number_of_learners(costs:
     for configuration in costs.SCENARIOS:
         (own, *_), (other, *_) = (costs.points(configuration, axis) for axis in ("UAVs", "UAVs, other sharing"))
         kinds[configuration] = [load_scenario(costs.scenario_of(point)).agents[0].sharing for point in (own, other)]
-    assert kinds == {"GA-MATR": ["none", "all"], "MLP MAPPO": ["all", "none"]}
+    assert kinds == {"GA-MATR": ["all", "none"], "MLP MAPPO": ["all", "none"]}
 
 
 def test_a_point_is_measured_in_a_fork_with_its_parts_and_memory(costs: ModuleType, growth: ModuleType) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from family_examples import policy_of, region_of, turn_for
@@ -64,7 +66,7 @@ def test_each_learner_remembers_its_own_multiplier_once_the_step_is_committed(ev
     # The second learner has nothing to gain, and does not move.
     advantage = turn.advantage.clone()
     advantage[1] = 0
-    turn = type(turn)(**{**turn.__dict__, "advantage": advantage})
+    turn = replace(turn, advantage=advantage)
     optimizer = OptimizerSection(learning_rate=0.1, epochs=3, minibatches=1, max_grad_norm=None)
     region = make_region("r2vpo", optimizer=optimizer, every=every)
     candidate = region.propose(turn)

@@ -255,7 +255,8 @@ def test_a_natural_step_gains_on_the_surrogate_less_the_pull(kind: str) -> None:
     region = make_region("trpo", bound=0.01, subsample=1.0)
     update(learners, region=region)
     batch = play(policy, seed=5)
-    # Nothing to gain but the anchor: the step goes home.
+    # Nothing to gain but the anchor: the step goes home, and is too short to fly past it.
+    region = make_region("trpo", bound=1e-3, subsample=1.0)
     turn = make_turn(policy, batch, learners=learners, advantage=torch.zeros(batch.mask.shape))
     before = turn.measure(turn.learners.parameters(turn.rows)).anchors["anchor"]
     reports = Guard(lambda line: None).accept(region, turn, region.propose(turn))
