@@ -5,7 +5,7 @@
 
 Two configurations of the same task: GA-MATR (`uav_team`: entity encoders, natural steps, graph-recurrent critic in its
 trust region) and MAPPO of MLPs (`uav_team_mappo` on flat observations, Adam), either with one network for all UAVs. One
-size grows at a time, the others stay at `BASE`. "UAVs, other sharing" gives the UAVs networks of their own; of
+size grows at a time, the others stay at `BASE`. "UAVs, own parameters" gives each a network of its own; of
 "learners" 8 UAVs are 1 to 8 teams that share parameters. All learners step at once.
 
 Every point runs in a process of its own (forked from one that has imported everything, so not on Windows), on one
@@ -57,11 +57,11 @@ BASE: Point = {"uavs": 3, "users": 20, "envs": 32, "steps": 25, "teams": None, "
 PARTS = ("act", "env", "learn", "critic")
 _PAGE_MIB = 2**-8
 """A point that needs no more than the rehearsal did takes a page: powers are of positive numbers."""
-OTHER_SHARING = {"GA-MATR": "none", "MLP MAPPO": "none"}
+OWN = "UAVs, own parameters"
 
 AXES: dict[str, tuple[str, dict[str, Any], list[int]]] = {
     "UAVs": ("uavs", {}, [2, 3, 4, 6, 8]),
-    "UAVs, other sharing": ("uavs", OTHER_SHARING, [2, 3, 4, 6, 8]),
+    OWN: ("uavs", {"sharing": "none"}, [2, 3, 4, 6, 8]),
     "users": ("users", {}, [10, 20, 40, 80, 160]),
     "environments": ("envs", {}, [16, 32, 64, 128, 256]),
     "rollout steps": ("steps", {}, [25, 50, 100, 200]),
@@ -74,8 +74,7 @@ AXES: dict[str, tuple[str, dict[str, Any], list[int]]] = {
 def points(configuration: str, axis: str) -> list[Point]:
     """The points of one axis, the smallest first."""
     field, others, sizes = AXES[axis]
-    fixed = {"sharing": others[configuration]} if others is OTHER_SHARING else others
-    return [{"configuration": configuration, **BASE, **fixed, field: size} for size in sizes]
+    return [{"configuration": configuration, **BASE, **others, field: size} for size in sizes]
 
 
 def scenario_of(point: Point) -> dict[str, Any]:
@@ -97,8 +96,6 @@ def scenario_of(point: Point) -> dict[str, Any]:
             agents["entity_width"] = data["critic"]["width"] = width
         else:
             data["critic"]["hidden"] = [width, width]
-    if point["sharing"] == "all" or point["teams"]:
-        data["schedule"] = {"kind": "simultaneous"}  # others ask for a learner an agent
     if point["sharing"] is not None:
         agents["sharing"] = point["sharing"]
     if (teams := point["teams"]) is not None:
@@ -203,7 +200,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
     from marl_tr.analysis.plots import COLORS, save_figure
 
-    columns = [axis for axis in AXES if axis != "UAVs, other sharing"]
+    columns = [axis for axis in AXES if axis != OWN]
     colors = {**dict(zip(PARTS, COLORS, strict=False)), "total": "black"}
     figure = Figure(figsize=(3.0 * len(columns), 8.4), dpi=110, layout="constrained")
     grid = figure.subplots(3, len(columns), sharex="col", sharey="row", squeeze=False)
@@ -215,10 +212,9 @@ def draw(found: dict[str, Any], path: Path) -> None:
                 costs = [each["us_per_step"][part] for each in here]
                 axes.plot(sizes, costs, color=color, marker=".", linewidth=2.2 if part == "total" else 1.4, label=part)
             if axis == "UAVs":
-                other = [found["points"][key(point)] for point in points(configuration, "UAVs, other sharing")]
-                sharing = "shared" if OTHER_SHARING[configuration] == "all" else "own"
+                other = [found["points"][key(point)] for point in points(configuration, OWN)]
                 axes.plot(sizes, [o["us_per_step"]["total"] for o in other], color="black", linestyle=":")
-                axes.set_title(f"dotted: total, {sharing} parameters", loc="left", fontsize=8)
+                axes.set_title("dotted: total, own parameters", loc="left", fontsize=8)
             law = found["fits"][configuration][axis]["laws"]["total"]
             axes.text(0.04, 0.04, f"total: power {_power(law)}", transform=axes.transAxes, fontsize=8)
         grid[row][0].set_ylabel(f"{configuration}\nCPU µs for an environment's step")

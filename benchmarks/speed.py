@@ -58,7 +58,7 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 WHOLE_RUNS = ("uav_team", "simple_spread", "pendulum")
 CRITICS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "graph_recurrent": ("uav_team", ("critic.fit={kind: trust_region}",)),
+    "graph_recurrent": ("uav_team", ()),
     "mlp": ("uav_team_mappo", (*FLAT, "critic.fit={kind: trust_region}")),
 }
 EPOCHS = (1, 2, 3, 5, 10)

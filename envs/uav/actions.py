@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import DTypeLike, NDArray
 
-from marl_tr.envs.uav.actions_config import ContinuousActions, DiscreteActions, VelocityActions
+from marl_tr.envs.uav.actions_config import DiscreteActions, NumberActions, VelocityActions
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.subchannels import split_power
 from marl_tr.vector.contract import Leaves
@@ -53,7 +53,7 @@ class Command:
 def action_spaces(config: DownlinkConfig) -> dict[str, spaces.Space[Any]]:
     """Space of each leaf of one UAV's action: ``action`` alone, or ``move`` and ``alloc`` (hybrid)."""
     kind, three = config.actions, config.flight.dimensions == 3
-    if isinstance(kind, ContinuousActions | VelocityActions):
+    if isinstance(kind, NumberActions):
         return {"action": _box(2 + three + (config.channels or 1))}
     alloc = [kind.powers, *_users(config)]
     if isinstance(kind, DiscreteActions):
@@ -101,7 +101,7 @@ def decode(config: DownlinkConfig, leaves: Leaves) -> Command:
         leaves: Checked actions, ``{leaf: [E, U, ...]}``.
     """
     kind, three = config.actions, config.flight.dimensions == 3
-    if isinstance(kind, ContinuousActions | VelocityActions):
+    if isinstance(kind, NumberActions):
         values = leaves["action"]
         flight = _flight_of_velocity if isinstance(kind, VelocityActions) else _flight
         speed, heading, pitch = flight(config, values)
@@ -153,7 +153,7 @@ def encode(
     """
     kind, count = config.actions, config.channels
     share = power.astype(np.float64) / config.p_max_w
-    if isinstance(kind, ContinuousActions | VelocityActions):
+    if isinstance(kind, NumberActions):
         if not count:
             radio = (2.0 * share - 1.0)[..., None]
         else:
@@ -185,9 +185,7 @@ def encode(
 def least_power(config: DownlinkConfig) -> float:
     """The lowest transmit power that can be chosen, in W."""
     kind = config.actions
-    return config.p_max_w * (
-        kind.power_floor if isinstance(kind, ContinuousActions | VelocityActions) else 1 / kind.powers
-    )
+    return config.p_max_w * (kind.power_floor if isinstance(kind, NumberActions) else 1 / kind.powers)
 
 
 def moves(config: DownlinkConfig) -> Array:

@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from marl_tr.scenario.strict import Strict
 
-__all__ = ["ActionsConfig", "ContinuousActions", "DiscreteActions", "HybridActions", "VelocityActions"]
+__all__ = ["ActionsConfig", "ContinuousActions", "DiscreteActions", "HybridActions", "NumberActions", "VelocityActions"]
 
 
-_POWER_FLOOR: Any = Field(
-    default=1e-3,
-    ge=0,
-    le=1,
-    description="Least transmit power that can be chosen, over p_max_w (without sub-channels).",
-)
-_LOGIT_SCALE: Any = Field(
-    default=5.0,
-    gt=0,
-    le=20,
-    description="Of the power of each sub-channel: shares are a softmax of this times the action, and of 0 for "
-    "power that is not used (sub-channels only).",
-)
+class NumberActions(Strict):
+    """What kinds share whose actions are numbers in [-1, 1]."""
+
+    kind: str
+    power_floor: float = Field(
+        default=1e-3,
+        ge=0,
+        le=1,
+        description="Least transmit power that can be chosen, over p_max_w (without sub-channels).",
+    )
+    logit_scale: float = Field(
+        default=5.0,
+        gt=0,
+        le=20,
+        description="Of the power of each sub-channel: shares are a softmax of this times the action, and of 0 for "
+        "power that is not used (sub-channels only).",
+    )
 
 
-class ContinuousActions(Strict):
+class ContinuousActions(NumberActions):
     """Numbers in [-1, 1]: speed, heading, (3-D) pitch, and transmit power."""
 
     kind: Literal["continuous"] = "continuous"
-    power_floor: float = _POWER_FLOOR
-    logit_scale: float = _LOGIT_SCALE
 
 
-class VelocityActions(Strict):
+class VelocityActions(NumberActions):
     """Numbers in [-1, 1]: velocity along x and y (3-D: and z), and transmit power."""
 
     kind: Literal["velocity"] = "velocity"
-    power_floor: float = _POWER_FLOOR
-    logit_scale: float = _LOGIT_SCALE
 
 
 class DiscreteActions(Strict):

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marl_tr.envs.uav.actions import Command, least_power
-from marl_tr.envs.uav.actions_config import ContinuousActions, VelocityActions
+from marl_tr.envs.uav.actions_config import NumberActions
 from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.coverage import Gain, mean_gain
 from marl_tr.envs.uav.reward import utility as worth
@@ -153,7 +153,7 @@ def placement_problem(
         most_w=config.p_max_w,
         separation_m=config.min_separation_m,
         collision=config.c_collision,
-        levels=0 if isinstance(config.actions, ContinuousActions | VelocityActions) else config.actions.powers,
+        levels=0 if isinstance(config.actions, NumberActions) else config.actions.powers,
     )
 
 

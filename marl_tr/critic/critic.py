@@ -147,7 +147,9 @@ class Critic:
                 old = self.encoder.encode(None, values.inputs).values
         else:
             old = self._normalise(values.value)
-        report = self._fit.fit(values.inputs, old, self._normalise(target), alive, self.generator)
+        prepare = getattr(self.encoder, "prepare", None)
+        inputs = values.inputs if prepare is None else prepare(values.inputs)
+        report = self._fit.fit(inputs, old, self._normalise(target), alive, self.generator)
         if self._normaliser is not None and not first:
             self._normaliser.update(target[alive])
             self._normaliser.rescale(*self.encoder.value_layers)

@@ -146,8 +146,6 @@ class TrustRegionFit:
     ) -> FitReport:
         """See `Fit.fit`."""
         error = _Error.at(old, target, alive)
-        prepare = getattr(self._encoder, "prepare", None)
-        inputs = inputs if prepare is None else prepare(inputs)
         value = old
         backtracks, reason = 0, ""
         expected: float | None = None
@@ -277,8 +275,6 @@ class AdamFit:
     ) -> FitReport:
         """See `Fit.fit`."""
         config = self._config
-        prepare = getattr(self._encoder, "prepare", None)
-        inputs = inputs if prepare is None else prepare(inputs)
         for _ in range(config.epochs):
             order = torch.randperm(old.shape[1], generator=generator).to(old.device)
             for index in order.chunk(min(config.minibatches, len(order))):

@@ -85,10 +85,10 @@ def test_every_point_of_every_axis_is_a_scenario_of_its_size(costs: ModuleType) 
                     assert scenario.agents[0].config.hidden == [point["width"]]
 
 
-def test_teams_that_share_and_other_sharing_change_the_number_of_learners(costs: ModuleType) -> None:
+def test_own_parameters_change_the_number_of_learners(costs: ModuleType) -> None:
     kinds = {}
     for configuration in costs.SCENARIOS:
-        (own, *_), (other, *_) = (costs.points(configuration, axis) for axis in ("UAVs", "UAVs, other sharing"))
+        (own, *_), (other, *_) = (costs.points(configuration, axis) for axis in ("UAVs", costs.OWN))
         kinds[configuration] = [load_scenario(costs.scenario_of(point)).agents[0].sharing for point in (own, other)]
     assert kinds == {"GA-MATR": ["all", "none"], "MLP MAPPO": ["all", "none"]}
 
