@@ -106,9 +106,7 @@ def decode(config: DownlinkConfig, leaves: Leaves) -> Command:
         flight = _flight_of_velocity if isinstance(kind, VelocityActions) else _flight
         speed, heading, pitch = flight(config, values)
         if not config.channels:
-            floor = kind.power_floor * config.p_max_w
-            power = np.maximum((values[..., -1] + 1.0) * (0.5 * config.p_max_w), floor)
-            return Command(speed, heading, pitch, power)
+            return Command(speed, heading, pitch, _power(config, kind, values[..., -1]))
         split = split_power(kind.logit_scale * values[..., 2 + three :], config.p_max_w)
         return Command(speed, heading, pitch, split.sum(axis=2), split)
     if isinstance(kind, DiscreteActions):
@@ -155,7 +153,7 @@ def encode(
     share = power.astype(np.float64) / config.p_max_w
     if isinstance(kind, NumberActions):
         if not count:
-            radio = (2.0 * share - 1.0)[..., None]
+            radio = _power_actions(kind, share)[..., None]
         else:
             # Equal logits x give each of K a share of e^x / (K e^x + 1).
             each = np.clip(share, 1e-9, 1 - 1e-9) / count
@@ -180,6 +178,22 @@ def encode(
         return {"action": np.stack((move, *alloc), axis=2).astype(np.int64)}
     move = np.clip(_flight_actions(config, speed, heading, pitch), -1.0, 1.0).astype(np.float32)
     return {"move": move, "alloc": np.stack(alloc, axis=2).astype(np.int64)}
+
+
+def _power(config: DownlinkConfig, kind: NumberActions, values: Array) -> Array:
+    """Transmit power, in W, from numbers in [-1, 1]."""
+    if kind.power_scale == "decibel":
+        return config.p_max_w * np.exp(0.5 * math.log(kind.power_floor) * (1.0 - values))
+    return np.maximum((values + 1.0) * (0.5 * config.p_max_w), kind.power_floor * config.p_max_w)
+
+
+def _power_actions(kind: NumberActions, share: Array) -> Array:
+    """Numbers whose `_power` is nearest to shares of ``p_max_w``."""
+    if kind.power_scale == "linear":
+        return 2.0 * share - 1.0
+    if kind.power_floor == 1:
+        return np.ones_like(share)
+    return 1.0 - 2.0 * np.log(np.maximum(share, kind.power_floor)) / math.log(kind.power_floor)
 
 
 def least_power(config: DownlinkConfig) -> float:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from marl_tr.scenario.strict import Strict
 
@@ -21,6 +21,11 @@ class NumberActions(Strict):
         le=1,
         description="Least transmit power that can be chosen, over p_max_w (without sub-channels).",
     )
+    power_scale: Literal["linear", "decibel"] = Field(
+        default="linear",
+        description="Equal steps of an action are equal steps of power in W ('linear': the middle is half of p_max_w), "
+        "or in dB from power_floor to p_max_w ('decibel').",
+    )
     logit_scale: float = Field(
         default=5.0,
         gt=0,
@@ -28,6 +33,12 @@ class NumberActions(Strict):
         description="Of the power of each sub-channel: shares are a softmax of this times the action, and of 0 for "
         "power that is not used (sub-channels only).",
     )
+
+    @model_validator(mode="after")
+    def _check_scale(self) -> Self:
+        if self.power_scale == "decibel" and not self.power_floor:
+            raise ValueError("power_scale 'decibel' begins at power_floor, which is 0; give a power_floor above 0")
+        return self
 
 
 class ContinuousActions(NumberActions):

@@ -121,6 +121,11 @@ class DownlinkConfig(Strict):
         ge=1,
         description="A UAV sees only so many users, the nearest ones first; empty: all, in a fixed order.",
     )
+    cells: bool = Field(
+        default=False,
+        description="A UAV sees also its cell, the users whom no other UAV is nearer to: their mean place and share, "
+        "and of each user whether it is one and by how much the nearest other UAV is farther.",
+    )
     comm_range_m: float | None = Field(
         default=None,
         gt=0,

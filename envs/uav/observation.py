@@ -40,11 +40,13 @@ OWN = 8
 PER_OTHER = 7
 """Another UAV, nearest first: mask, relative position (2), velocity (2), power, load; 3-D: relative height, climb."""
 PER_USER = 7
-"""A user: mask, relative position (2), served by me, rate, running mean of the rate, SINR; with queues: the queue."""
+"""A user: mask, relative position (2), served by me, rate, running mean of the rate, SINR; with queues: the queue; with
+cells: 1 if no other UAV is nearer, and by how much the nearest other one is farther."""
 
 _UAV = 7
 _USER = 5
 _EDGE = 4
+_CELL = ("cell_x", "cell_y", "cell_share")
 _LEVEL_FLOOR = 1e-3
 """Powers 30 dB under the noise, and no power at all, look alike."""
 
@@ -59,6 +61,7 @@ def own_extras(config: DownlinkConfig) -> tuple[str, ...]:
         *(("height", "climb") if flight.dimensions == 3 else ()),
         *(("cos_heading", "sin_heading") if flight.inertia else ()),
         *(("battery",) if config.battery is not None else ()),
+        *(_CELL if config.cells else ()),
     )
 
 
@@ -126,6 +129,11 @@ class View:
         """``[E, G]``, over ``R_ref``."""
         self.users = sim.users * (1 / sim.config.area_m)
         """``[E, G, 2]``, over ``L``."""
+        self.ahead = _ahead(self) if sim.config.cells else None
+        """How much farther from each user the nearest other UAV in sight is, ``[E, U, G]`` over ``L``; None without
+        cells."""
+        if self.ahead is not None:
+            self.nodes[..., -len(_CELL) :] = _cells(self, self.ahead)
         self.queues = _queues(sim) if sim.config.queues else None
         """``[E, G]``, a logarithm of what waits; None without queues."""
 
@@ -192,7 +200,7 @@ def _blocks(config: DownlinkConfig) -> dict[str, tuple[int, ...]]:
     blocks: dict[str, tuple[int, ...]] = {"own": (OWN + len(own_extras(config)),)}
     if u > 1:
         blocks["others"] = (u - 1, PER_OTHER + (2 if config.flight.dimensions == 3 else 0))
-    blocks["users"] = (config.seen_users, PER_USER + config.queues)
+    blocks["users"] = (config.seen_users, PER_USER + config.queues + 2 * config.cells)
     if config.observation == "graph":
         blocks |= {"edges": (u, _edge(config)), "adjacency": (u,)}
     return blocks
@@ -221,9 +229,9 @@ def _nodes(sim: Simulator) -> Array:
             nodes[..., column] = np.cos(sim.heading)
         elif name == "sin_heading":
             nodes[..., column] = np.sin(sim.heading)
-        elif config.battery is not None:
+        elif name == "battery" and config.battery is not None:
             nodes[..., column] = sim.battery * (1 / config.battery.capacity_j)
-    return nodes
+    return nodes  # the view adds the cells
 
 
 def _time(sim: Simulator) -> Array:
@@ -331,6 +339,12 @@ def _observe_users(view: View, rows: Array) -> None:
     rows[..., 6] = seen(view.sinr)
     if view.queues is not None:
         rows[..., 7] = seen(view.queues)
+    if view.ahead is not None:
+        ahead = view.ahead
+        if picked is not None:
+            ahead = np.take_along_axis(ahead, picked[1], axis=2)
+        rows[..., -2] = ahead >= 0
+        rows[..., -1] = ahead
     if config.csi_sigma:
         error = _error(sim, _SINR_ERROR, (config.num_uavs, config.num_users)) * (10 / math.log(10) / 40)
         if picked is not None:
@@ -339,6 +353,57 @@ def _observe_users(view: View, rows: Array) -> None:
     if config.sense_range_m is not None:
         limit = (config.sense_range_m / config.area_m) ** 2
         rows[np.square(rows[..., 1:3]).sum(axis=3) > limit] = 0.0
+
+
+def _ahead(view: View) -> Array:
+    """Level distances to the nearest other UAV in sight less those to this one, ``[E, U, G]`` over ``L``.
+
+    1 at most, which is also what a UAV has that sees no other.
+    """
+    config, nodes = view.sim.config, view.nodes
+    away = np.hypot(*(view.users[:, None, :, axis] - nodes[:, :, None, axis] for axis in (0, 1)))
+    others = np.full_like(away, np.inf)
+    seen = _in_sight(view)
+    for uav in range(config.num_uavs):
+        for rival in range(config.num_uavs):
+            if rival != uav:
+                theirs = np.where(seen[:, uav, rival, None], away[:, rival], np.inf)
+                np.minimum(others[:, uav], theirs, out=others[:, uav])
+    ahead: Array = np.minimum(others - away, 1.0)
+    return ahead
+
+
+def _cells(view: View, ahead: Array) -> Array:
+    """Of the users whom a UAV sees and no other is nearer to: mean place relative to it, over ``L``, and share.
+
+    ``[E, U, 3]``; 0 without such users.
+    """
+    sim, config = view.sim, view.sim.config
+    mine = ahead >= 0
+    if config.nearest_users is not None:
+        picked = np.zeros_like(mine)
+        np.put_along_axis(picked, nearest_users(sim.position, sim.users, config.seen_users), True, axis=2)
+        mine &= picked
+    if config.sense_range_m is not None:
+        offset = view.users[:, None] - view.nodes[:, :, None, :2]
+        mine &= np.square(offset).sum(axis=3) <= (config.sense_range_m / config.area_m) ** 2
+    if config.battery is not None:
+        mine &= sim.alive[:, :, None]
+    count = mine.sum(axis=2)[..., None]
+    middle = mine.astype(sim.dtype) @ view.users / np.maximum(count, 1)
+    offset = np.where(count > 0, middle - view.nodes[..., :2], 0)
+    return np.concatenate((offset, count / config.num_users), axis=2).astype(sim.dtype, copy=False)
+
+
+def _in_sight(view: View) -> Array:
+    """Whether the first index sees the second, ``[E, U, U]``: within range, and flying."""
+    sim, config = view.sim, view.sim.config
+    seen = np.ones(view.distance.shape, bool)
+    if config.comm_range_m is not None:
+        seen &= view.distance <= config.comm_range_m / config.area_m
+    if config.battery is not None:
+        seen &= sim.alive[:, None, :]
+    return seen
 
 
 def _error(sim: Simulator, purpose: int, shape: tuple[int, ...]) -> Array:

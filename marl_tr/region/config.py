@@ -88,6 +88,12 @@ class TrpoConfig(NaturalStepConfig):
     }
 
     bound: float = Field(default=0.01, gt=0, description="Mean KL(old||new) a learner and update, in nats.")
+    bound_end: float | None = Field(
+        default=None,
+        gt=0,
+        description="The bound at the end of the run, to which it goes geometrically, by the share of iterations that "
+        "are done; empty: bound all along.",
+    )
     accept_ratio: float = Field(
         default=0.0,
         ge=0,

@@ -44,6 +44,13 @@ class Trpo:
         self.bound: float | None = config.bound
         self._config = config
 
+    def bound_at(self, progress: float) -> float:
+        """The bound when a share `progress` of the run is done: geometric from ``bound`` to ``bound_end``."""
+        config = self._config
+        if config.bound_end is None:
+            return config.bound
+        return float(config.bound * (config.bound_end / config.bound) ** progress)
+
     def propose(self, turn: Turn) -> Candidate:
         """One natural step a row; a row whose line search fails keeps its parameters and says why."""
         results: list[NaturalStepResult] = []
@@ -67,7 +74,7 @@ class Trpo:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the bound is fixed."""
+        """Nothing: the bound follows from the settings and the run's progress."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -76,7 +83,8 @@ class Trpo:
     def _step(self, turn: Turn, old: Parameters) -> tuple[NaturalStepResult, float]:
         config = self._config
         gain, gradient = _gradient(turn, old)
-        bound = config.bound if turn.shares is None else turn.shares[0]
+        bound = turn.bound(self)
+        assert bound is not None
         matvec = _fisher(turn, old, share=config.subsample)
 
         def accept(step: Tensor) -> Trial:

@@ -16,7 +16,7 @@ from marl_tr.region.regulariser import Term
 from marl_tr.region.samples import Samples
 from marl_tr.region.smoothness import farthest_law
 
-__all__ = ["Candidate", "Estimate", "Learners", "Measurement", "Objective", "Reach", "Region", "Turn"]
+__all__ = ["Candidate", "Estimate", "Learners", "Measurement", "Objective", "Reach", "Region", "Turn", "bound_at"]
 
 _START = 0
 """Seed of the search for observations nearby where it is to be the same for all parameters that are measured."""
@@ -125,7 +125,7 @@ class Turn:
 
     def bound(self, region: Region, position: int = 0) -> float | None:
         """What the divergence of one of the turn's rows may come to: its share where there is one."""
-        return region.bound if self.shares is None else self.shares[position]
+        return bound_at(region, self.progress) if self.shares is None else self.shares[position]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -338,9 +338,10 @@ class Reach(NamedTuple):
 class Region(Protocol):
     """Bounds an update.
 
-    Optional hooks, looked up by name: ``reach(turn, measured) -> Reach``, of a measurement of the whole batch, before
-    anything of it is committed; ``deployed(policy) -> Policy``, what acts, learns and is stored in place of a new
-    policy, or a `UserError`.
+    Optional hooks, looked up by name: ``bound_at(progress) -> float``, the bound when that share of the run is done, in
+    place of `bound`; ``reach(turn, measured) -> Reach``, of a measurement of the whole batch, before anything of it is
+    committed; ``deployed(policy) -> Policy``, what acts, learns and is stored in place of a new policy, or a
+    `UserError`.
 
     Attributes:
         guarantee: ``"hard"``: the Guard keeps the bound; ``"soft"``: pulled back, not kept; ``"none"``: measured.
@@ -364,3 +365,9 @@ class Region(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`."""
         ...
+
+
+def bound_at(region: Region, progress: float) -> float | None:
+    """The bound of `region` when a share `progress` of the run is done."""
+    hook = getattr(region, "bound_at", None)
+    return region.bound if hook is None else float(hook(progress))

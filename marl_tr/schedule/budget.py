@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from marl_tr.region.guard import Guard
+from marl_tr.region.turn import bound_at
 from marl_tr.schedule.assignment import Assignment, Budget
 from marl_tr.schedule.config import BudgetConfig
 
@@ -40,7 +41,7 @@ def budget_of(
     if config.budget is None:
         return None
     learners = [(a, name) for a in assignments for name in a.learners.names]
-    bound = config.joint_bound or math.fsum(a.region.bound or math.nan for a, _ in learners)
+    bound = config.joint_bound or math.fsum(bound_at(a.region, progress) or math.nan for a, _ in learners)
     shares = np.full(len(learners), bound / len(learners))
     if config.budget != "equal":
         even = Budget(bound, dict(zip((name for _, name in learners), shares.tolist(), strict=True)))

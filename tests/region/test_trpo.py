@@ -55,6 +55,19 @@ def test_mean_divergence_keeps_the_bound_and_the_surrogate_rises(law: str, netwo
     assert all(taken)
 
 
+@pytest.mark.parametrize(("progress", "bound"), [(0.0, 0.08), (0.5, 0.02), (1.0, 0.005)])
+def test_a_bound_that_falls_is_kept_and_reported_as_it_is_then(progress: float, bound: float) -> None:
+    policy = make_policy("gaussian", shared=True)
+    batch = play(policy, environments=32)
+    turn = make_turn(policy, batch, progress=progress)
+    before = frozen(policy)
+    region = make_region("trpo", bound=0.08, bound_end=0.005, subsample=1.0)
+    (report,) = Guard(lambda line: None).accept(region, turn, region.propose(turn))
+    (divergence,) = mean_over(torch_kl("gaussian", policy, before, frozen(policy), batch), batch.mask)
+    assert report.bound == pytest.approx(bound)
+    assert 0.5 * bound < divergence <= bound * (1 + 1e-6)
+
+
 def test_an_accepted_step_is_about_as_long_as_the_bound_allows() -> None:
     policy = make_policy("gaussian", shared=True)
     turn = make_turn(policy, play(policy, environments=32))

@@ -142,6 +142,15 @@ def test_a_joint_bound_that_is_given_is_what_is_split() -> None:
     assert [line["accepted"] <= 0.002 for line in lines] == [True] * 3
 
 
+def test_shares_are_of_the_bounds_as_they_are_then() -> None:
+    lines: list[Mapping[str, Any]] = []
+    region = make_region("trpo", bound=0.016, bound_end=0.004, subsample=1.0)
+    schedule = Simultaneous(SimultaneousConfig(budget="equal"))
+    schedule.update([assignment(region)], Guard(lines.append), generator(1), 0.5)
+    assert [line["bound"] for line in lines] == [pytest.approx(0.008)] * 3
+    assert all(0.004 < line["accepted"] <= 0.008 for line in lines)
+
+
 def test_equal_shares_of_the_regions_bounds_are_the_updates_without_a_budget() -> None:
     found = []
     for settings in ({}, {"budget": "equal"}):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from gymnasium import spaces
+from pydantic import ValidationError
 from scipy.special import softmax
 
 from marl_tr.envs.uav.actions import action_spaces, checked, decode, encode, least_power, moves
@@ -109,6 +110,30 @@ def test_no_power_is_below_its_floor(kind):
     assert least_power(config) == pytest.approx(0.025)
 
 
+@pytest.mark.parametrize("kind", ["continuous", "velocity"])
+def test_powers_may_be_chosen_in_decibels(kind):
+    config = configured(actions={"kind": kind, "power_floor": 0.01, "power_scale": "decibel"})
+    command = decode(config, prepared(config, {"action": np.array([[[0, 0, -1], [0, 0, 0.2], [0, 0, 1]]])}))
+    assert 10 * np.log10(command.power[0] / 0.1) == pytest.approx([-20, -8, 0], abs=1e-5)
+    assert least_power(config) == pytest.approx(0.001)
+    power = np.array([[1e-9, 0.02, 0.1]])
+    again = decode(config, encode(config, np.zeros((1, 3)), np.zeros((1, 3)), np.zeros((1, 3)), power))
+    assert again.power[0] == pytest.approx([0.001, 0.02, 0.1])
+
+
+def test_a_scale_in_decibels_needs_a_lowest_power():
+    with pytest.raises(ValidationError, match="power_floor, which is 0; give a power_floor above 0"):
+        configured(actions={"kind": "velocity", "power_floor": 0, "power_scale": "decibel"})
+
+
+def test_one_power_is_all_there_is_where_the_floor_is_the_highest():
+    config = configured(actions={"kind": "velocity", "power_floor": 1, "power_scale": "decibel"})
+    command = decode(config, prepared(config, {"action": np.array([[[0, 0, -1], [0, 0, 0.2], [0, 0, 1]]])}))
+    assert command.power[0] == pytest.approx([0.1, 0.1, 0.1])
+    rest = encode(config, np.zeros((1, 3)), np.zeros((1, 3)), np.zeros((1, 3)), np.array([[0.1, 0.01, 0.05]]))
+    assert rest["action"][0, :, 2].tolist() == [1, 1, 1]
+
+
 def test_a_velocity_in_space_climbs_no_steeper_than_may_be_and_keeps_its_course():
     config = configured(3, actions=VELOCITY)
     wanted = np.array([[[0.3, -0.4, 0.1, 0], [0.3, -0.4, 1, 0], [0, 0, 1, 0]]])
@@ -120,10 +145,11 @@ def test_a_velocity_in_space_climbs_no_steeper_than_may_be_and_keeps_its_course(
     assert command.heading[0, :2] == pytest.approx(np.full(2, np.arctan2(-4, 3)))
 
 
+DECIBEL = {"kind": "velocity", "power_floor": 1e-3, "power_scale": "decibel"}
 KINDS = [{"kind": "continuous"}, VELOCITY, DISCRETE, HYBRID]
 
 
-@pytest.mark.parametrize("actions", KINDS, ids=lambda kind: kind["kind"])
+@pytest.mark.parametrize("actions", [*KINDS, DECIBEL], ids=["continuous", "velocity", "discrete", "hybrid", "decibel"])
 @pytest.mark.parametrize("dimensions", [2, 3])
 @pytest.mark.parametrize("subchannels", [None, {"count": 4}], ids=["band", "subchannels"])
 def test_encoding_what_was_decoded_gives_the_same_flight_and_power(actions, dimensions, subchannels):

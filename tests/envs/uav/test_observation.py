@@ -70,7 +70,7 @@ def by_hand(sim, e, u):
         seen = c.comm_range_m is None or distance[v] <= c.comm_range_m
         others += row if seen else [0] * len(row)
     others += [0] * ((c.num_uavs - 1) * (PER_OTHER + 2 * three) - len(others))
-    users = []
+    users, cell = [], []
     away = sim.users[e] - sim.position[e, u, :2]
     order = np.arange(c.num_users)
     if c.nearest_users is not None:
@@ -78,8 +78,17 @@ def by_hand(sim, e, u):
     for g in order:
         row = [1, *away[g] / side, sim.serving[e, g] == u, sim.rates[e, g] / ref, sim.mean_rates[e, g] / ref]
         row += [10 * np.log10(sim.sinr[e, g]) / 40 if sim.sinr[e, g] > 0 else 0]
+        if c.cells:
+            rivals = [v for v in flying if c.comm_range_m is None or distance[v] <= c.comm_range_m]
+            theirs = [np.linalg.norm(sim.users[e, g] - sim.position[e, v, :2]) for v in rivals]
+            ahead = (min(theirs, default=np.inf) - np.linalg.norm(away[g])) / side
+            row += [ahead >= 0, min(ahead, 1)]
         seen = c.sense_range_m is None or np.linalg.norm(away[g]) <= c.sense_range_m
-        users += row if seen else [0] * PER_USER
+        if c.cells and seen and ahead >= 0:
+            cell.append(away[g] / side)
+        users += row if seen else [0] * len(row)
+    if c.cells:
+        own += [*np.mean(cell, axis=0), len(cell) / c.num_users] if cell else [0, 0, 0]
     edges, adjacency = [], []
     for v in range(c.num_uavs) if c.observation == "graph" else ():
         gap = sim.position[e, v] - sim.position[e, u]
@@ -110,6 +119,10 @@ SHORT = {"capacity_j": 900.0, "least_charge": 0.3}
         {"observation": "graph", "num_uavs": 4, "comm_range_m": 500.0},
         {"observation": "graph", "flight": THREE, "nearest_users": 5, "battery": SHORT},
         {"observation": "graph", "num_uavs": 1, "num_users": 1},
+        {"cells": True, "num_uavs": 1},
+        {"cells": True, "num_uavs": 4, "comm_range_m": 400.0, "nearest_users": 5},
+        {"cells": True, "num_uavs": 6, "num_users": 6, "sense_range_m": 300.0},
+        {"cells": True, "flight": {**THREE, "yaw_rate_max_deg_s": 30.0}, "battery": SHORT},
     ],
 )
 def test_every_entry_is_what_the_layout_says(config):
