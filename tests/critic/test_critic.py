@@ -73,6 +73,18 @@ def test_learned_values_reach_targets_in_any_unit() -> None:
         assert float(rest) < 0.5, f"unit {unit}"
 
 
+def test_a_fit_prepares_its_inputs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs and products that made an MLP's features anew would be right, and slow."""
+    critic = mlp_critic(fit=AdamFitConfig(epochs=3, minibatches=2))
+    seen, encode = [], critic.encoder.encode
+    values = critic.evaluate(make_rollout(make_inputs()))
+    monkeypatch.setattr(critic.encoder, "encode", lambda p, inputs: seen.append(inputs) or encode(p, inputs))
+    critic.fit(values, torch.randn(STEPS, COPIES, AGENTS, generator=generator(4)), EVERYBODY)
+    fitted = [inputs for inputs in seen if inputs is not values.inputs]
+    assert len(fitted) >= 6
+    assert all(inputs.features is not None and not inputs.observation for inputs in fitted)
+
+
 def test_the_dead_do_not_move_the_units() -> None:
     critics = [mlp_critic(), mlp_critic()]
     rollout = make_rollout(make_inputs())
