@@ -107,7 +107,7 @@ def climb_slope(
         reach = step * min(1.0, 0.5 ** ((slot - SETTLING * slots) / (left / 5)))
         position = np.clip(position + reach * slope / np.maximum(length, 1e-300), problem.low, problem.high)
         if powers:
-            power = _better_powers(problem, users, position, power)
+            power = better_powers(problem, users, position, power)
     return problem.value(position, power, users)
 
 
@@ -121,7 +121,8 @@ def _slope(problem: Problem, users: Array, position: Array, power: Array) -> Arr
     return slope
 
 
-def _better_powers(problem: Problem, users: Array, position: Array, power: Array) -> Array:
+def better_powers(problem: Problem, users: Array, position: Array, power: Array) -> Array:
+    """Powers ``[E, U]`` after each UAV in turn took the best of its own, `POWER_FACTOR` times it, and as much less."""
     for uav in range(power.shape[1]):
         best, value = power, problem.value(position, power, users)
         for factor in (POWER_FACTOR, 1 / POWER_FACTOR):

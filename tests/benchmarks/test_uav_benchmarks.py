@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from marl_tr.envs.uav.config import DownlinkConfig
 from marl_tr.envs.uav.search import Problem
+from marl_tr.envs.uav.simulator import Simulator
+from marl_tr.scenario import load_scenario, scenario_yaml
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -96,3 +99,44 @@ def test_slopes_are_climbed_from_both_starts(
     )
     assert found["k-means, full power"] < found["up the slope from k-means, full power"]
     assert "| k-means, full power |" in capsys.readouterr().out
+
+
+def test_of_uavs_that_hover_the_endings_say_what_they_earned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tables of two episodes in which everybody stays where it began, at full power."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    endings = importlib.import_module("uav_endings")
+    settings = {"num_uavs": 2, "num_users": 6, "rho": 1.0, "actions": {"kind": "velocity"}}
+    simulator = Simulator(DownlinkConfig.model_validate(settings), 2)
+    simulator.reset(3)
+    rewards = [simulator.step(np.tile([0.0, 0.0, 1.0], (2, 2, 1))).reward.copy() for _ in range(25)]
+    run = tmp_path / "hovering"
+    (run / "tables").mkdir(parents=True)
+    scenario = load_scenario("uav_quick", [f"env.config={json.dumps(settings)}"])
+    (run / "scenario.yaml").write_text(scenario_yaml(scenario))
+    for episode in range(2):
+        earned = np.concatenate((np.full((1, 2), np.nan), np.array(rewards)[:, episode]))
+        place = np.broadcast_to(simulator.position[episode, :, :2], (26, 2, 2))
+        rows = np.column_stack((place.reshape(-1, 2), np.full(52, 0.1), earned.reshape(-1)))
+        name = f"episode{episode}_step0.csv"
+        header = {"delimiter": ",", "comments": ""}
+        np.savetxt(run / "tables" / f"uavs_{name}", rows, header="x,y,power_w,reward", **header)
+        np.savetxt(run / "tables" / f"users_{name}", np.tile(simulator.users[episode], (26, 1)), header="x,y", **header)
+    out = tmp_path / "endings.json"
+    monkeypatch.setattr("sys.argv", ["uav_endings.py", str(run), "--slots", "40", "--out", str(out)])
+    endings.main()
+    found = json.loads(out.read_text())["hovering"]
+    last = np.array(rewards)[-20:].mean((0, 2))
+    assert found["reward, last 20 slots"]["mean"] == pytest.approx(last.mean(), abs=1e-4)
+    assert found["hovering there"] == found["reward, last 20 slots"]
+    assert found["hovering there"]["standard_error"] == pytest.approx(np.ptp(last) / 2, abs=1e-4)
+    assert found["up the slope, places"]["mean"] > found["hovering there"]["mean"]
+    assert found["up the slope, both"]["mean"] > found["up the slope, powers"]["mean"] > found["hovering there"]["mean"]
+    assert found["metres flown a slot"] == 0
+    assert found["powers over the highest, sorted"] == [1, 1]
+    assert "up the slope, both" in capsys.readouterr().out
+    (run / "tables" / "uavs_episode0_step0.csv").unlink()
+    (run / "tables" / "uavs_episode1_step0.csv").unlink()
+    with pytest.raises(SystemExit, match="no tables; write them with 'marl-tr eval"):
+        endings.main()
