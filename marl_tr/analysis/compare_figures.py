@@ -126,6 +126,9 @@ def _small_multiples(
             _finish(axes, panel)
         for axes in grid[len(curves) :]:
             axes.set_visible(False)
+        # Shared axes have their numbers in the last row only, which may be a hidden one's.
+        for axes in grid[max(0, len(curves) - _SMALL_COLUMNS) : len(curves)]:
+            axes.tick_params(labelbottom=True)
     return figure
 
 

@@ -46,6 +46,9 @@ def test_of_many_variants_each_has_axes_of_its_own_beside_all_others(tmp_path: P
         assert len(curves) == len(labels)
         black = [line for line in curves if to_hex(line.get_color()) == "#000000"]
         assert [line.get_ydata()[0] for line in black] == ([] if own == 0 else [0.0])
+    grid = [axes for axes in figure.get_axes() if axes.get_visible()][: len(labels)]
+    numbered = [axes.xaxis.get_major_ticks()[0].label1.get_visible() for axes in grid]
+    assert numbered == [False] * (len(labels) - 5) + [True] * 5, "the lowest axes of each column have numbers"
     save_figure(figure, tmp_path / "many.png")
     assert (tmp_path / "many.png").stat().st_size > 10_000
 

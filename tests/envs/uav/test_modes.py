@@ -36,6 +36,12 @@ MODES = {
     "entities, ranges": {"observation": "entities", "comm_range_m": 400.0, "sense_range_m": 300.0},
     "graph, nearest, csi": {"observation": "graph", "nearest_users": 3, "csi_sigma": 0.5, "comm_range_m": 500.0},
     "nearest of few": {"nearest_users": 20, "observation": "entities"},
+    "cells, decibels": {
+        "cells": True,
+        "observation": "entities",
+        "actions": {"kind": "velocity", "power_scale": "decibel", "power_floor": 0.01},
+    },
+    "cells, queues, battery": {"cells": True, "traffic": POISSON, "nearest_users": 3, "battery": BATTERY},
     "mean db": {"channel": {"kind": "al_hourani", "environment": "dense_urban", "averaging": "mean_db"}},
     "sampled": {"channel": SAMPLED},
     "power law, sampled": {"channel": {"kind": "power_law", "averaging": "sampled"}, "observation": "graph"},
