@@ -157,6 +157,11 @@ def _task_text(task: Mapping[str, Any]) -> list[str]:
         f"{task['episodes']} held-out episodes of each run. Before learning: {_number(task['before_learning'])}. "
         f"Threshold: {shown} ({threshold['how']})."
     ]
+    if task["episodes_on_the_way"] != task["episodes"]:
+        lines.append(
+            f"Evaluations on the way are over {task['episodes_on_the_way']} episodes, not those of a curve's last point, "
+            "which may lie apart for that alone (evaluation.episodes, final_episodes)."
+        )
     if scale is not None:
         lines.append(f"Over tasks {_number(scale['low'])} is 0 and {_number(scale['high'])} is 1 ({scale['how']}).")
     return lines
@@ -258,7 +263,7 @@ def _number(value: float | None) -> str:
     if value is None:
         return "–"
     if value == 0 or 0.1 <= abs(value) < 1000:
-        return f"{value:.2f}" if abs(value) < 100 else f"{value:.1f}"
+        return f"{value:.{3 if 0 < abs(value) < 1 else 2 if abs(value) < 100 else 1}f}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2e}"
 
 

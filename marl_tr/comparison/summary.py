@@ -127,6 +127,7 @@ def _task(sweep: Sweep, task: str, runs: Mapping[str, Sequence[RunScores]]) -> d
         "score": cells[0].tag(sweep.file.score),
         "total_steps": cells[0].scenario.trainer.total_steps,
         "episodes": cells[0].scenario.evaluation.final_episodes,
+        "episodes_on_the_way": cells[0].scenario.evaluation.episodes,
         "before_learning": before,
         "range": None if how is None else {"low": low, "high": high, "how": how},
         "threshold": {"value": threshold, "how": told},

@@ -198,6 +198,22 @@ def test_settings_that_change_nothing_learned_may_change(tmp_path: Path) -> None
     reported(again, out)
 
 
+def test_a_last_point_over_more_episodes_than_the_others_is_told(tmp_path: Path) -> None:
+    same = markdown(reported(*sweep_with_runs(tmp_path / "same")))
+    more = SWEEP.replace("advantage.gamma=0.9", "advantage.gamma=0.9, evaluation.final_episodes=7")
+    told = markdown(reported(*sweep_with_runs(tmp_path / "more", more)))
+    assert "on the way" not in same.split("## How to read it")[0]
+    assert "mean over 7 held-out episodes" in told
+    assert "Evaluations on the way are over 2 episodes, not those of a curve's last point" in told
+
+
+def test_scores_below_one_have_three_decimals(tmp_path: Path) -> None:
+    sweep = load_sweep(write_sweep(tmp_path), seeds=[1])
+    for cell in sweep.cells:
+        write_run(cell, 1, tmp_path / "out", [0, 0.5, 0.1234, 0.9376])
+    assert "| wide | 1 of 1 | 0.938 | 0.938 | 0.938 |" in markdown(reported(sweep, tmp_path / "out"))
+
+
 def test_runs_made_with_other_versions_are_told(tmp_path: Path) -> None:
     sweep, out = sweep_with_runs(tmp_path, skip=("pole/wide", 2))
     write_run(sweep.cells[0], 2, out, [0, 1, 2, 3], head="# marl-tr 1")
