@@ -159,8 +159,8 @@ def _task_text(task: Mapping[str, Any]) -> list[str]:
     ]
     if task["episodes_on_the_way"] != task["episodes"]:
         lines.append(
-            f"Evaluations on the way are over {task['episodes_on_the_way']} episodes, not those of a curve's last point, "
-            "which may lie apart for that alone (evaluation.episodes, final_episodes)."
+            f"Evaluations on the way are over {task['episodes_on_the_way']} episodes, not those of a curve's last "
+            "point, which may lie apart for that alone (evaluation.episodes, final_episodes)."
         )
     if scale is not None:
         lines.append(f"Over tasks {_number(scale['low'])} is 0 and {_number(scale['high'])} is 1 ({scale['how']}).")

@@ -323,6 +323,13 @@ _SAME = ("env.", "evaluation.", "trainer.total_steps")
 _FREE = ("env.num_envs", "env.backend", "env.workers", "env.reward", "evaluation.media", "evaluation.ema")
 
 
+def _footing(scenario: Scenario) -> dict[str, Any]:
+    """Settings by name; evaluations are so many environment steps apart, however long rollouts are."""
+    settings = flat(resolved(scenario))
+    apart = scenario.evaluation.every * scenario.trainer.rollout_steps * scenario.env.num_envs
+    return settings | {"evaluation.every": apart}
+
+
 def _warnings(file: SweepFile, cells: Sequence[Cell]) -> list[str]:
     told: dict[str, list[str]] = {}
     for cell in cells:
@@ -332,7 +339,7 @@ def _warnings(file: SweepFile, cells: Sequence[Cell]) -> list[str]:
         message if len(labels) == len(cells) else f"{', '.join(labels)}: {message}" for message, labels in told.items()
     ]
     for task in file.tasks:
-        settings = [flat(resolved(cell.scenario)) for cell in cells if cell.task == task]
+        settings = [_footing(cell.scenario) for cell in cells if cell.task == task]
         names = sorted({name for found in settings for name in found if name.startswith(_SAME)})
         absent = object()
         apart = [

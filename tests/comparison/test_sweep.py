@@ -139,6 +139,15 @@ def test_variants_that_play_different_games_are_warned_of(tmp_path: Path) -> Non
     assert second.startswith("stick: ")
 
 
+@pytest.mark.parametrize(("every", "told"), [("", ["pole", "stick"]), (", evaluation.every=4", [])])
+def test_evaluations_are_so_many_steps_apart_however_long_rollouts_are(
+    every: str, told: list[str], tmp_path: Path
+) -> None:
+    text = SWEEP.replace("[region.bound=0.02]", f"[trainer.rollout_steps=5{every}]")
+    warnings = load_sweep(write_sweep(tmp_path, text)).warnings
+    assert [warning.split(": variants differ in evaluation.every: ")[0] for warning in warnings] == told
+
+
 def test_a_cells_scenario_can_be_run_as_it_is_written(tmp_path: Path) -> None:
     cell = load_sweep(write_sweep(tmp_path)).cells[0]
     file = tmp_path / "cell.yaml"
