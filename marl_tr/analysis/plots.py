@@ -119,7 +119,9 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 def _draw(axes: Axes, curve: Curve, color: str) -> None:
     label = curve.label
-    if curve.low is not None and curve.high is not None:
+    if curve.low is not None and curve.high is not None and len(curve.steps) == 1:
+        axes.vlines(curve.steps, curve.low, curve.high, color=color, linewidth=1.5, clip_on=False)
+    elif curve.low is not None and curve.high is not None:
         axes.fill_between(curve.steps, curve.low, curve.high, color=color, alpha=0.18, linewidth=0)
     # A single point, as in a run's first figure, is no line.
     marker = "o" if len(curve.steps) < 30 else ""

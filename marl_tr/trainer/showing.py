@@ -405,10 +405,18 @@ def _learning_curve(scenario: Scenario, folder: Path, references: Mapping[str, E
     steps, values = read_scalars(folder, "eval/iqm")
     _, low = read_scalars(folder, "eval/ci_low")
     _, high = read_scalars(folder, "eval/ci_high")
-    label = f"{scenario.evaluation.policies[0]} actions, IQM and 95 % CI over episodes (dashed: IQM of references)"
-    label = label if references else label.partition(" (dashed")[0]
+    evaluation = scenario.evaluation
+    # Over other episodes the end may lie apart from the rest for that alone: then it is a point, not the line's end.
+    apart = evaluation.episodes != evaluation.final_episodes and len(steps) > 1
+    kept = slice(None, -1 if apart else None)
+    many = f"{evaluation.episodes} episodes" if apart else "episodes"
+    label = f"{evaluation.policies[0]} actions, IQM and 95 % CI over {many}"
+    label += " (dashed: IQM of references)" if references else ""
+    curves = [Curve(label, steps[kept], values[kept], low[kept], high[kept])]
+    if apart:
+        curves.append(Curve(f"the end, over {evaluation.final_episodes}", steps[-1:], values[-1:], low[-1:], high[-1:]))
     figure = learning_curve_figure(
-        [Curve(label=label, steps=steps, values=values, low=low, high=high)],
+        curves,
         # The curve's own statistic: a mean beside an IQM would compare two things.
         references={
             name: summarise(episodes.returns, seed=scenario.evaluation.seed).iqm

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,9 @@ def test_a_curve_of_one_point_or_without_a_band_is_drawn() -> None:
     figure = learning_curve_figure([point])
     assert figure.axes[0].lines[0].get_marker() == "o"
     assert figure_pixels(figure).std() > 0
+    between = replace(point, low=np.array([0.2]), high=np.array([0.5]))
+    (band,) = learning_curve_figure([between]).axes[0].collections
+    assert band.get_segments()[0].tolist() == [[0, 0.2], [0, 0.5]]
 
 
 def test_curves_that_do_not_fit_are_refused() -> None:

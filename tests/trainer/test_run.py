@@ -15,6 +15,8 @@ import torch
 from rich.console import Console
 from running import SCENARIOS, checkpoints, contents, metrics, scalar_steps, the_run, write_scenario
 
+from marl_tr.analysis.curves import read_scalars
+from marl_tr.analysis.plots import Curve
 from marl_tr.cli import main
 from marl_tr.scenario import load_scenario, resolved
 from marl_tr.trainer import api, showing
@@ -239,6 +241,26 @@ def test_the_lines_of_the_references_are_the_iqms_of_the_table(
     (tmp_path / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes())
     showing.write_figures(scenario, tmp_path, {"sampled": episodes}, {"hover": episodes}, agents=2, pictures={})
     assert drawn == {"hover": pytest.approx(np.mean([2.0, 3.0, 4.0, 5.0]))}
+
+
+@pytest.mark.parametrize("final", [None, 99], ids=["as many", "more"])
+def test_an_end_over_other_episodes_is_a_point_of_its_own(
+    final: int | None, pictured: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    drawn: list[Curve] = []
+    monkeypatch.setattr(showing, "learning_curve_figure", lambda curves, **_: drawn.extend(curves))
+    monkeypatch.setattr(showing, "save_figure", lambda *_: None)
+    folder, _ = pictured
+    same = load_scenario(folder / "scenario.yaml").evaluation.episodes
+    scenario = load_scenario(folder / "scenario.yaml", [f"evaluation.final_episodes={final or same}"])
+    (tmp_path / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes())
+    episodes = Episodes(returns=np.zeros(2), lengths=np.full(2, 12), window=None, metrics={}, trajectories=())
+    showing.write_figures(scenario, tmp_path, {"sampled": episodes}, {}, agents=2, pictures={})
+    steps, values = read_scalars(folder, "eval/iqm")
+    assert len(steps) > 1
+    assert np.concatenate([curve.values for curve in drawn]).tolist() == values.tolist()
+    assert [len(curve.steps) for curve in drawn] == ([len(steps)] if final is None else [len(steps) - 1, 1])
+    assert [curve.label for curve in drawn][1:] == ([] if final is None else ["the end, over 99"])
 
 
 @pytest.mark.parametrize(
