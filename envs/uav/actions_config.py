@@ -24,7 +24,7 @@ class NumberActions(Strict):
     power_scale: Literal["linear", "decibel"] = Field(
         default="linear",
         description="Equal steps of an action are equal steps of power in W ('linear': the middle is half of p_max_w), "
-        "or in dB from power_floor to p_max_w ('decibel').",
+        "or in dB from power_floor to p_max_w ('decibel') (without sub-channels).",
     )
     logit_scale: float = Field(
         default=5.0,

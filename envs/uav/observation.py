@@ -362,13 +362,12 @@ def _ahead(view: View) -> Array:
     """
     config, nodes = view.sim.config, view.nodes
     away = np.hypot(*(view.users[:, None, :, axis] - nodes[:, :, None, axis] for axis in (0, 1)))
-    others = np.full_like(away, np.inf)
-    seen = _in_sight(view)
-    for uav in range(config.num_uavs):
-        for rival in range(config.num_uavs):
-            if rival != uav:
-                theirs = np.where(seen[:, uav, rival, None], away[:, rival], np.inf)
-                np.minimum(others[:, uav], theirs, out=others[:, uav])
+    rivals = _in_sight(view)
+    each = np.arange(config.num_uavs)
+    rivals[:, each, each] = False
+    others = np.empty_like(away)
+    for uav in each:
+        others[:, uav] = np.where(rivals[:, uav, :, None], away, np.inf).min(axis=1)
     ahead: Array = np.minimum(others - away, 1.0)
     return ahead
 
