@@ -153,6 +153,17 @@ def test_the_graph_of_an_observation_is_the_agents_rows_of_the_state():
     assert 0 < leaves["adjacency"].mean() < 1
 
 
+def test_cells_in_the_state_are_those_that_uavs_see_and_the_landed_have_none():
+    sim = flown(cells=True, num_uavs=4, battery=SHORT)
+    cells = state(sim)["uavs"][..., -3:]
+    seen = split_observation(sim.config, observation(sim))["observation"][..., 8 + 1 : 8 + 1 + 3]
+    assert 0.2 < sim.alive.mean() < 0.8
+    assert (cells[sim.alive] == seen[sim.alive]).all()
+    assert (cells[sim.alive] != 0).any()
+    assert (cells[~sim.alive] == 0).all()
+    assert cells[..., 2].sum(axis=1) == pytest.approx(sim.alive.any(axis=1).astype(float))
+
+
 def test_errors_of_observed_channels_are_lognormal_and_touch_nothing_else():
     sim = flown(observation="graph", envs=50, csi_sigma=0.4)
     exact = flown(observation="graph", envs=50)
