@@ -145,13 +145,18 @@ def test_beta_that_may_not_move_from_zero_ends_too() -> None:
 
 
 def test_each_learner_comes_back_alone_and_remembers_its_own_beta() -> None:
-    """One whose advantages are zero never leaves; the others' steps back do not move it, and its beta falls."""
+    """One whose advantages are zero never leaves; the others' steps back do not move it, and its beta falls.
+
+    Without minibatches: on some machines a network's outputs on them are rounded otherwise than on the whole batch, and
+    Adam makes steps of any size out of a gradient that is rounding alone.
+    """
     policy = make_policy("gaussian")
     batch = play(policy)
     advantage = torch.randn(batch.mask.shape, generator=generator(4))
     advantage[1] = 0
     learners = make_learners(policy)
-    region = make_region("fixpo", optimizer=WILD, epsilon=0.05)
+    whole = WILD.model_copy(update={"minibatches": 1})
+    region = make_region("fixpo", optimizer=whole, epsilon=0.05)
     turn = make_turn(policy, batch, advantage=advantage, learners=learners)
     candidate = region.propose(turn)
     assert candidate.losses["region/fixup_steps/learner_1"] == 0 < candidate.losses["region/fixup_steps/learner_0"]
@@ -160,7 +165,7 @@ def test_each_learner_comes_back_alone_and_remembers_its_own_beta() -> None:
     Guard(lambda line: None).accept(region, turn, candidate)
     betas = [memory["beta"] for memory in learners.memory]
     assert betas[1] < 1 < betas[0]
-    assert learners.memory[1]["beta_steps"] == WILD.epochs * WILD.minibatches
+    assert learners.memory[1]["beta_steps"] == whole.epochs
     # A learner's update alone is what it is beside others.
     alone = region.propose(make_turn(policy, batch, advantage=advantage, learners=make_learners(policy), rows=[1]))
     assert alone.losses["region/fixup_steps/learner_1"] == 0
