@@ -147,7 +147,7 @@ def test_beta_that_may_not_move_from_zero_ends_too() -> None:
 def test_each_learner_comes_back_alone_and_remembers_its_own_beta() -> None:
     """One whose advantages are zero never leaves; the others' steps back do not move it, and its beta falls.
 
-    Without minibatches: with two of them the learner whose advantages are zero moves on some machines, why is not known.
+    Without minibatches: with two of them the learner whose advantages are zero moves on some machines; why is open.
     """
     policy = make_policy("gaussian")
     batch = play(policy)
