@@ -30,6 +30,12 @@ def largest(law: str, turn: Any, parameters: Any) -> Tensor:
     return torch.where(turn.batch.mask, kl, 0).flatten(1).amax(-1)
 
 
+def pairs(candidate: Any, policy: Any) -> list[tuple[Tensor, Tensor]]:
+    """Each parameter as it was proposed, and as it was."""
+    old = frozen(policy)
+    return [(p, old[name]) for name, p in candidate.parameters.items()]
+
+
 def test_the_multiplier_is_moved_by_torchs_adam_and_not_below_zero() -> None:
     leaf = numbers(0.02, 1.0).requires_grad_()
     adam = torch.optim.Adam([leaf], lr=0.01)
@@ -144,30 +150,49 @@ def test_beta_that_may_not_move_from_zero_ends_too() -> None:
     assert candidate.losses["region/fixup_steps/learner_0"] == 20
 
 
-def test_each_learner_comes_back_alone_and_remembers_its_own_beta() -> None:
+@pytest.mark.parametrize(("minibatches", "learning_rate", "epsilon"), [(1, 0.05, 0.05), (2, 1e-5, 1e-7)])
+def test_each_learner_comes_back_alone_and_remembers_its_own_beta(
+    minibatches: int, learning_rate: float, epsilon: float
+) -> None:
     """One whose advantages are zero never leaves; the others' steps back do not move it, and its beta falls.
 
-    Without minibatches: with two of them the learner whose advantages are zero moves on some machines; why is open.
+    Of one minibatch the law is the old one to the last bit, so that the penalty has no gradient at all. Of two it has
+    one of rounding, which Adam carries off at larger rates: near its minimum a penalty of curvature h repels steps of
+    ``learning_rate h / eps > 2``, and the learner then swings about its old law by a learning rate.
     """
     policy = make_policy("gaussian")
     batch = play(policy)
     advantage = torch.randn(batch.mask.shape, generator=generator(4))
     advantage[1] = 0
     learners = make_learners(policy)
-    whole = WILD.model_copy(update={"minibatches": 1})
-    region = make_region("fixpo", optimizer=whole, epsilon=0.05)
+    settings = WILD.model_copy(update={"minibatches": minibatches, "learning_rate": learning_rate})
+    region = make_region("fixpo", optimizer=settings, epsilon=epsilon)
     turn = make_turn(policy, batch, advantage=advantage, learners=learners)
     candidate = region.propose(turn)
     assert candidate.losses["region/fixup_steps/learner_1"] == 0 < candidate.losses["region/fixup_steps/learner_0"]
-    old = frozen(policy)
-    assert all(torch.equal(p[1], old[name][1]) for name, p in candidate.parameters.items())
+    moved = [max(float((p - old)[row].abs().max()) for p, old in pairs(candidate, policy)) for row in range(3)]
+    assert moved[1] <= (0 if minibatches == 1 else 1e-6)
+    assert min(moved[0], moved[2]) > learning_rate
     Guard(lambda line: None).accept(region, turn, candidate)
     betas = [memory["beta"] for memory in learners.memory]
     assert betas[1] < 1 < betas[0]
-    assert learners.memory[1]["beta_steps"] == whole.epochs
-    # A learner's update alone is what it is beside others.
-    alone = region.propose(make_turn(policy, batch, advantage=advantage, learners=make_learners(policy), rows=[1]))
-    assert alone.losses["region/fixup_steps/learner_1"] == 0
+    assert learners.memory[1]["beta_steps"] == settings.epochs * minibatches
+
+
+def test_a_learners_update_is_what_it_is_alone() -> None:
+    policy = make_policy("gaussian")
+    batch = play(policy)
+    advantage = torch.randn(batch.mask.shape, generator=generator(4))
+    few = WILD.model_copy(update={"minibatches": 1, "epochs": 3})
+    region = make_region("fixpo", optimizer=few, epsilon=0.05)
+    together = region.propose(make_turn(policy, batch, advantage=advantage))
+    steps = [together.losses[f"region/fixup_steps/learner_{row}"] for row in range(3)]
+    assert len(set(steps)) > 1
+    for row in range(3):
+        alone = region.propose(make_turn(policy, batch, advantage=advantage, rows=[row]))
+        assert alone.losses[f"region/fixup_steps/learner_{row}"] == steps[row]
+        for name, p in together.parameters.items():
+            torch.testing.assert_close(alone.parameters[name][0], p[row], rtol=0, atol=1e-4)
 
 
 def test_epochs_that_were_stopped_early_still_come_back() -> None:
