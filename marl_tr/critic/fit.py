@@ -21,6 +21,8 @@ __all__ = ["AdamFit", "FitReport", "TrustRegionFit", "make_fit"]
 
 _MIN_VARIANCE = 1e-6
 """Floor of an agent's residual variance in normalised units: a perfect head must not divide by zero."""
+_SPENT = 0.9
+"""Share of the bound beyond which a fit takes no other step: ``1 / sqrt(0.9) - 1``, a twentieth of a way, is left."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,8 @@ class TrustRegionFit:
                 expected, residual = finite_or_none(result.expected_gain), finite_or_none(result.cg_residual)
             if result.step is None:
                 reason = result.reason
+                break
+            if float(error.mean(value.double(), old.double())) > _SPENT * self._config.bound:
                 break
         return error.report(
             value,

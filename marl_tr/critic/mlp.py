@@ -49,7 +49,9 @@ class MlpEncoder:
             )
             sizes = {"all": (features + spec.turns * len(spec.agents), len(spec.agents))}
         networks = {
-            name: StackedMLP(1, [width, *config.hidden, out], "tanh", generator=generator, last_gain=VALUE_GAIN)
+            name: StackedMLP(
+                1, [width, *config.hidden, out], config.activation, generator=generator, last_gain=VALUE_GAIN
+            )
             for name, (width, out) in sizes.items()
         }
         self.module: nn.Module = _Networks(networks, normalise=config.normalise_observation)

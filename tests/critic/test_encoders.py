@@ -265,3 +265,17 @@ def test_prepared_inputs_of_an_mlp_have_the_same_values(scope: str, normalise: b
     assert torch.equal(found, encoder.encode(None, inputs.environments(index)).values)
     windows = encoder.encode(None, prepared.windows(4, None)).values
     assert torch.equal(windows, encoder.encode(None, inputs.windows(4, None)).values)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "silu"])
+def test_an_mlps_values_are_those_of_torchs_layers(activation: str):
+    encoder = mlp_encoder(activation=activation, hidden=[16, 8])
+    inputs = make_inputs()
+    between = {"tanh": torch.nn.Tanh(), "relu": torch.nn.ReLU(), "silu": torch.nn.SiLU()}[activation]
+    x = torch.cat([leaf.flatten(2) for name, leaf in inputs.state.items() if name not in ("edges", "adjacency")], -1)
+    parameters = dict(encoder.module.named_parameters())
+    weights = [p[0].mT for name, p in parameters.items() if name.endswith("weight")]
+    biases = [p[0] for name, p in parameters.items() if name.endswith("bias")]
+    for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        x = torch.nn.functional.linear(x if index == 0 else between(x), weight, bias)
+    torch.testing.assert_close(values(encoder, inputs), x.detach())
