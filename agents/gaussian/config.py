@@ -22,7 +22,7 @@ class GaussianConfig(Strict):
     )
     network: Literal["mlp", "gru"] = Field(default="mlp", description="'gru' puts a GRU cell behind the hidden layers.")
     hidden: list[Width] = Field(default=[128, 128], min_length=1, description="Widths of the hidden layers.")
-    activation: Literal["tanh", "relu"] = Field(default="tanh", description="Between the hidden layers.")
+    activation: Literal["tanh", "relu", "silu"] = Field(default="tanh", description="Between the hidden layers.")
     law: Literal["gaussian", "beta", "mixture"] = Field(
         default="gaussian",
         description="Law of a Box action: 'gaussian' (state-independent log std, clipped by the bounds), "

@@ -223,6 +223,15 @@ def test_defaults_of_the_graph_agents_are_the_specifications() -> None:
     assert (config.network, config.law, config.hidden, config.activation) == ("gru", "beta", [128], "relu")
 
 
+@pytest.mark.parametrize("activation", ["tanh", "relu", "silu"])
+def test_hidden_layers_have_the_activation_of_the_settings(activation: str) -> None:
+    body = make_policy("gaussian", activation=activation).module.encoder.body
+    (layer,) = body.layers
+    x = torch.randn(*layer.weight.shape[:1], 20, layer.weight.shape[1])
+    expected = getattr(torch.nn.functional, activation)(x @ layer.weight + layer.bias.unsqueeze(1))
+    torch.testing.assert_close(body(x), expected)
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_rows_are_a_round_trip(shared: bool) -> None:
     rows = Rows(agents=3, shared=shared)
