@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from marl_tr.scenario.strict import Strict, Width
+from marl_tr.scenario.strict import Activation, Strict, Width
 
 __all__ = ["BalancedPodpoConfig", "DriftingConfig", "PodpoConfig"]
 
@@ -27,7 +27,7 @@ class DriftingConfig(Strict):
     head: list[Width] = Field(
         default=[128], min_length=1, description="Widths of the layers after the noise has come in."
     )
-    activation: Literal["tanh", "relu", "silu"] = Field(default="silu", description="Between the layers.")
+    activation: Activation = Field(default="silu", description="Between the layers.")
     conditioning: Literal["film", "concat"] = Field(
         default="film",
         description="'film': features of the noise are scaled and shifted by the observation's (arXiv 1709.07871), "

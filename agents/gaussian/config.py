@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from marl_tr.scenario.schema import Strict
-from marl_tr.scenario.strict import Width
+from marl_tr.scenario.strict import Activation, Width
 
 __all__ = ["GaussianConfig"]
 
@@ -22,7 +22,7 @@ class GaussianConfig(Strict):
     )
     network: Literal["mlp", "gru"] = Field(default="mlp", description="'gru' puts a GRU cell behind the hidden layers.")
     hidden: list[Width] = Field(default=[128, 128], min_length=1, description="Widths of the hidden layers.")
-    activation: Literal["tanh", "relu", "silu"] = Field(default="tanh", description="Between the hidden layers.")
+    activation: Activation = Field(default="tanh", description="Between the hidden layers.")
     law: Literal["gaussian", "beta", "mixture"] = Field(
         default="gaussian",
         description="Law of a Box action: 'gaussian' (state-independent log std, clipped by the bounds), "

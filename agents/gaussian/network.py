@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from marl_tr.agents.gaussian.config import GaussianConfig
 from marl_tr.nn.heads import ProductHead
 from marl_tr.nn.normaliser import InputNormaliser
-from marl_tr.nn.stacked import Activation, StackedGRUCell, StackedLinear, StackedMLP
+from marl_tr.nn.stacked import StackedGRUCell, StackedLinear, StackedMLP
+from marl_tr.scenario.strict import Activation
 from marl_tr.vector.contract import GroupSpec
 
 __all__ = ["ActorNetwork", "EncoderSettings", "FlatEncoder", "ObservationEncoder", "side_by_side"]

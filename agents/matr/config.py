@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from marl_tr.agents.gaussian.config import GaussianConfig
 from marl_tr.critic.config import CriticConfig
-from marl_tr.scenario.strict import Width
+from marl_tr.scenario.strict import Activation, Width
 
 __all__ = ["GraphRecurrentConfig", "MatrConfig"]
 
@@ -18,7 +18,7 @@ class MatrConfig(GaussianConfig):
 
     network: Literal["mlp", "gru"] = Field(default="gru", description="'gru' puts a GRU cell behind the hidden layers.")
     hidden: list[Width] = Field(default=[128], min_length=1, description="Widths of the hidden layers.")
-    activation: Literal["tanh", "relu", "silu"] = Field(default="relu", description="Between the hidden layers.")
+    activation: Activation = Field(default="relu", description="Between the hidden layers.")
     law: Literal["gaussian", "beta", "mixture"] = Field(default="beta", description="Law of a Box action.")
     encoder: Literal["flat", "entities"] = Field(
         default="flat",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from marl_tr.scenario.schema import Strict
-from marl_tr.scenario.strict import Width
+from marl_tr.scenario.strict import Activation, Width
 
 __all__ = ["AdamFitConfig", "CriticConfig", "Fit", "MlpCriticConfig", "TrustRegionFitConfig"]
 
@@ -70,5 +70,5 @@ class MlpCriticConfig(CriticConfig):
         default="centralized", description="'local': each agent's value sees its own observation only (IPPO)."
     )
     hidden: list[Width] = Field(default=[128, 128], min_length=1, description="Widths of the hidden layers.")
-    activation: Literal["tanh", "relu", "silu"] = Field(default="silu", description="Between the layers.")
+    activation: Activation = Field(default="silu", description="Between the layers.")
     normalise_observation: bool = Field(default=False, description="Running mean/std of the inputs, law-preserving.")

@@ -16,10 +16,9 @@ from marl_tr.nn.heads import (
 )
 from marl_tr.nn.mixture import GaussianMixture
 from marl_tr.nn.normaliser import InputNormaliser, ValueNormaliser
-from marl_tr.nn.stacked import Activation, StackedGRUCell, StackedLinear, StackedMLP
+from marl_tr.nn.stacked import StackedGRUCell, StackedLinear, StackedMLP
 
 __all__ = [
-    "Activation",
     "Beta",
     "BoxBetaHead",
     "BoxGaussianHead",

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from marl_tr.scenario.strict import Activation
+
 if TYPE_CHECKING:
     from marl_tr.nn.normaliser import InputNormaliser
 
-__all__ = ["Activation", "StackedGRUCell", "StackedLinear", "StackedMLP", "affine"]
+__all__ = ["StackedGRUCell", "StackedLinear", "StackedMLP", "affine"]
 
-Activation = Literal["tanh", "relu", "silu"]
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "relu": torch.relu,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Strict", "Width"]
+__all__ = ["Activation", "Strict", "Width"]
+
+Activation = Literal["tanh", "relu", "silu"]
+"""Between the layers of a network."""
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
 """Of a layer."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from marl_tr.scenario.schema import Strict
-from marl_tr.scenario.strict import Width
+from marl_tr.scenario.strict import Activation, Width
 
 __all__ = [
     "LoraConfig",
@@ -20,7 +20,7 @@ __all__ = [
 
 class _Hidden(Strict):
     hidden: list[Width] = Field(default=[128, 128], min_length=1, description="Widths of the hidden layers.")
-    activation: Literal["tanh", "relu", "silu"] = Field(default="silu", description="Between the hidden layers.")
+    activation: Activation = Field(default="silu", description="Between the hidden layers.")
     frequencies: int = Field(default=8, ge=0, le=64, description="Fourier features of the noise level, pairs.")
 
 
