@@ -140,7 +140,11 @@ def test_python_blocks_run_in_order(page: str, tmp_path: Path) -> None:
 # is missing as it would be in a process of its own.
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(
-    ["torch", "torch.func", "torch.utils.tensorboard", "matplotlib.figure", "gymnasium", "pettingzoo", "pydantic"]
+    [
+        *("torch", "torch.func", "torch.utils.tensorboard", "matplotlib.figure", "gymnasium", "pettingzoo", "pydantic"),
+        # What torch imports at its first gradient and at its first optimizer.
+        *("torch.fx.experimental.symbolic_shapes", "torch._dynamo"),
+    ]
 )
 
 

@@ -209,7 +209,7 @@ class EvaluationSection(Strict):
         "Empty: each group of agents a seat, or each agent where there is one group.",
     )
     references: bool = Field(default=True, description="Evaluate the environment's reference policies beside ours.")
-    media: bool = Field(default=True, description="Pictures of one episode at each evaluation.")
+    media: bool = Field(default=True, description="Pictures at each evaluation: an episode, attention, chains.")
 
 
 class Scenario(Strict):

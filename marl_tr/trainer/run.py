@@ -221,8 +221,9 @@ class Run:
             "perf/log_s": spent["log"] + spent["checkpoint"] + spent["figures"],
         }
         with self._timed("figures"):
-            images = attention_pictures(done.maps, self.trainer.env.spec.agents)
+            images = {}
             if diagnosed and self._scenario.evaluation.media:
+                images = attention_pictures(done.maps, self.trainer.env.spec.agents)
                 images |= chain_pictures(done.chains, step=self.trainer.step)
         with self._timed("log"):
             self._events.emit(

@@ -17,7 +17,8 @@ name: tiny
 preset: hatrpo
 env: {id: uav/downlink-v0, num_envs: 4, config: {num_uavs: 2, num_users: 4, horizon: 12, rho: 1.0}}
 agents: {kind: matr, network: mlp, hidden: [16], normalise_observation: true}
-critic: {kind: graph_recurrent, width: 16, fit: {kind: trust_region, subsample: 0.5}}
+region: {iterations: 3}
+critic: {kind: graph_recurrent, width: 16, fit: {kind: trust_region, subsample: 0.5, iterations: 3}}
 trainer: {total_steps: 320, rollout_steps: 8, checkpoint_every: 2}
 evaluation: {every: 3, episodes: 4, final_episodes: 4, window: 4, media: false, references: false}
 """,
@@ -26,7 +27,8 @@ name: tiny
 preset: hatrpo
 env: {id: uav/downlink-v0, num_envs: 4, config: {num_uavs: 2, num_users: 4, horizon: 12, rho: 1.0}}
 agents: {kind: matr, network: gru, hidden: [16]}
-critic: {kind: graph_recurrent, width: 16, fit: {kind: trust_region, subsample: 0.5}}
+region: {iterations: 3}
+critic: {kind: graph_recurrent, width: 16, fit: {kind: trust_region, subsample: 0.5, iterations: 3}}
 trainer: {total_steps: 320, rollout_steps: 8, checkpoint_every: 2}
 evaluation: {every: 3, episodes: 4, final_episodes: 4, window: 4, media: false, references: false}
 """,
@@ -83,9 +85,9 @@ agents:
     region: {kind: measured, bound: 1e-4}
     optimizer: {learning_rate: 1e-2, epochs: 2, max_grad_norm: null}
 objective: {kind: surrogate}
-region: {kind: trpo, bound: 0.01}
+region: {kind: trpo, bound: 0.01, iterations: 3}
 schedule: {kind: sequential}
-critic: {kind: graph_recurrent, width: 16, fit: {kind: trust_region, subsample: 0.5}}
+critic: {kind: graph_recurrent, width: 16, fit: {kind: trust_region, subsample: 0.5, iterations: 3}}
 trainer: {total_steps: 320, rollout_steps: 8, checkpoint_every: 2}
 evaluation: {every: 3, episodes: 4, final_episodes: 4, window: 4, media: false, references: false}
 """,
@@ -101,10 +103,14 @@ from marl_tr.cli import main
 sys.exit(main(arguments))
 """
 
-# Its children are forked from one process that has already imported what takes seconds to import.
+# Its children are forked from one process that has already imported what takes seconds to import; the last two are what
+# torch imports at its first gradient (with all of sympy) and its first optimizer.
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(
-    ["marl_tr.cli", "marl_tr.trainer.api", "torch.utils.tensorboard", "matplotlib.figure", "mpe2", "gymnasium"]
+    [
+        *("marl_tr.cli", "marl_tr.trainer.api", "torch.utils.tensorboard", "matplotlib.figure", "mpe2", "gymnasium"),
+        *("torch.fx.experimental.symbolic_shapes", "torch._dynamo"),
+    ]
 )
 
 
