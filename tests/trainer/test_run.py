@@ -185,6 +185,16 @@ def test_tensorboard_has_pictures_settings_and_a_layout(pictured: tuple[Path, st
     )
 
 
+def test_without_media_there_are_numbers_of_attention_and_no_pictures_before_the_end(whole_run: WholeRun) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = whole_run("uav_gru")
+    assert scalar_steps(run)["attention/entropy/layer0_head0"] == [96, 192, 288]
+    events = EventAccumulator(str(run), size_guidance={"images": 0})
+    events.Reload()
+    assert {image.step for tag in events.Tags()["images"] for image in events.Images(tag)} <= {320}
+
+
 def test_the_end_names_the_return_the_references_the_folder_and_how_to_look_at_it(pictured: tuple[Path, str]) -> None:
     run, printed = pictured
     lines = printed.splitlines()
