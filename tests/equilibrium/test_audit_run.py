@@ -167,7 +167,10 @@ def test_an_audit_that_broke_off_comes_to_the_same_bytes(trained: Trained, tmp_p
     with pytest.raises(OSError, match="agent_0"):
         nash_gap(parts, asked, say=break_off)
     assert not (parts / "nash_gap.json").exists()
+    kept = {path: path.stat().st_mtime_ns for path in (parts / "nash_gap").rglob("level_*")}
     nash_gap(parts, asked, say=lambda line: None)
+    # It went on: what was there was not trained again.
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert (parts / "nash_gap.json").read_bytes() == (whole / "nash_gap.json").read_bytes()
 
 
